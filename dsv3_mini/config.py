@@ -1,0 +1,268 @@
+"""What a DeepSeek-V3 is made of: `ModelConfig` and its presets (report §4.2, "Model Hyper-Parameters").
+
+Fields carry the names of the released `config.json`, so that a config can be compared with the original line
+by line. A config is frozen, and checked once, when it is made: whoever holds one holds one that can be built.
+
+No torch in here: `dsv3-mini --help` and `dsv3-mini params` read configs without paying for that import.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from dsv3_mini.errors import InputError
+
+
+@dataclass(frozen=True)
+class YarnConfig:
+    """YaRN context extension of the rotary positions (§4.3). Present in a config means switched on.
+
+    The released code switches YaRN on by how long a buffer somebody allocates (fact sheet D12); here it is
+    an explicit choice. Defaults are the report's: s = 40, alpha = 1, beta = 32, sqrt(t) = 0.1 ln s + 1.
+    """
+
+    factor: float = 40.0  # s: the context becomes this many times longer
+    original_max_position_embeddings: int = 4096  # the length the model was pre-trained with
+    beta_fast: float = 32.0  # pairs that turn more often than this within the original length stay as they are
+    beta_slow: float = 1.0  # pairs that turn less often than this are slowed down by the whole factor
+    mscale: float = 1.0  # with mscale_all_dim: cos and sin are multiplied by the ratio of the two (1 in V3)
+    mscale_all_dim: float = 1.0  # the softmax scale is multiplied by (0.1 * mscale_all_dim * ln s + 1)^2
+
+    def __post_init__(self) -> None:
+        for name in ("factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"):
+            _require(_is_number(getattr(self, name)), f"rope_scaling.{name}", getattr(self, name), "a finite number")
+        _require(self.factor >= 1, "rope_scaling.factor", self.factor, "at least 1")
+        _require(
+            _is_count(self.original_max_position_embeddings),
+            "rope_scaling.original_max_position_embeddings",
+            self.original_max_position_embeddings,
+            "a whole number of at least 1",
+        )
+        _require(
+            self.beta_fast > self.beta_slow > 0,
+            "rope_scaling.beta_fast and beta_slow",
+            (self.beta_fast, self.beta_slow),
+            "beta_fast > beta_slow > 0",
+        )
+        for name in ("mscale", "mscale_all_dim"):
+            _require(getattr(self, name) >= 0, f"rope_scaling.{name}", getattr(self, name), "at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Sizes and choices of one model. The report's symbols stand behind the fields.
+
+    Raises `InputError` that names the field when the values cannot make a model.
+    """
+
+    # Width and depth
+    vocab_size: int  # V
+    hidden_size: int  # d
+    num_hidden_layers: int  # L, without the MTP modules
+    first_k_dense_replace: int = 1  # layers at the bottom whose FFN is dense (3 of 61 in V3)
+    intermediate_size: int  # width of a dense FFN; V3: exactly (K_r + N_s) experts wide
+    num_nextn_predict_layers: int = 1  # D, depth of multi-token prediction (§2.2)
+
+    # Multi-head latent attention (§2.1.1)
+    num_attention_heads: int  # n_h
+    q_lora_rank: int | None  # d_c', query compression; None: queries are not compressed
+    kv_lora_rank: int  # d_c, the latent that is cached
+    qk_nope_head_dim: int  # d_h, the part of query and key without position
+    qk_rope_head_dim: int  # d_h^R, the part with position
+    v_head_dim: int  # d_h again in V3; its own field as in the released config
+
+    # Mixture of experts (§2.1.2)
+    n_routed_experts: int  # N_r
+    n_shared_experts: int = 1  # N_s
+    num_experts_per_tok: int  # K_r
+    moe_intermediate_size: int  # width of one expert
+    n_group: int = 1  # groups of experts ("nodes"; 8 in V3)
+    topk_group: int = 1  # M, groups that a token may use
+    norm_topk_prob: bool = True  # Eq. 13: the chosen gates are made to sum to one
+    routed_scaling_factor: float = 1.0  # then multiplied by this; 2.5 in the release, absent from the report (D1)
+    balance_loss_alpha: float = 1e-4  # alpha of the sequence-wise balance loss, Eq. 17; 0 switches it off
+
+    # Positions
+    max_position_embeddings: int  # tokens in the context
+    rope_theta: float = 10000.0
+    rope_scaling: YarnConfig | None = None
+
+    # Numerics and initialisation
+    rms_norm_eps: float = 1e-6  # block norms; the norms inside MLA use 1e-6 whatever this says, like the reference
+    initializer_range: float | None = (
+        None  # None: normal with std 1/sqrt(fan-in), which suits narrow models better (D18)
+    )
+
+    # Special tokens
+    bos_token_id: int | None = None
+    eos_token_id: int | None = 0
+
+    def __post_init__(self) -> None:
+        counts = (
+            "vocab_size hidden_size num_hidden_layers intermediate_size num_attention_heads kv_lora_rank "
+            "qk_nope_head_dim qk_rope_head_dim v_head_dim n_routed_experts n_shared_experts num_experts_per_tok "
+            "moe_intermediate_size n_group topk_group max_position_embeddings"
+        ).split()
+        for name in counts:
+            _require(_is_count(getattr(self, name)), name, getattr(self, name), "a whole number of at least 1")
+        for name in ("first_k_dense_replace", "num_nextn_predict_layers"):
+            value = getattr(self, name)
+            _require(_is_count(value) or value == 0, name, value, "a whole number of at least 0")
+        _require(
+            self.q_lora_rank is None or _is_count(self.q_lora_rank),
+            "q_lora_rank",
+            self.q_lora_rank,
+            "a whole number of at least 1, or None for queries that are not compressed",
+        )
+        _require(
+            self.first_k_dense_replace <= self.num_hidden_layers,
+            "first_k_dense_replace",
+            self.first_k_dense_replace,
+            f"at most num_hidden_layers = {self.num_hidden_layers}",
+        )
+        _require(
+            self.qk_rope_head_dim % 2 == 0,
+            "qk_rope_head_dim",
+            self.qk_rope_head_dim,
+            "an even number, because RoPE turns pairs",
+        )
+        self._check_routing()
+        for name in ("rope_theta", "rms_norm_eps", "routed_scaling_factor"):
+            _require(_is_number(getattr(self, name)) and getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        _require(
+            _is_number(self.balance_loss_alpha) and self.balance_loss_alpha >= 0,
+            "balance_loss_alpha",
+            self.balance_loss_alpha,
+            "at least 0",
+        )
+        _require(
+            self.initializer_range is None or (_is_number(self.initializer_range) and self.initializer_range > 0),
+            "initializer_range",
+            self.initializer_range,
+            "above 0, or None for 1/sqrt(fan-in)",
+        )
+        _require(
+            self.rope_scaling is None or isinstance(self.rope_scaling, YarnConfig),
+            "rope_scaling",
+            self.rope_scaling,
+            "a YarnConfig, or None for plain RoPE",
+        )
+        for name in ("bos_token_id", "eos_token_id"):
+            value = getattr(self, name)
+            ok = value is None or (isinstance(value, int) and 0 <= value < self.vocab_size)
+            _require(ok, name, value, f"None or a token id below vocab_size = {self.vocab_size}")
+
+    def _check_routing(self) -> None:
+        _require(
+            self.n_routed_experts % self.n_group == 0,
+            "n_routed_experts",
+            self.n_routed_experts,
+            f"a multiple of n_group = {self.n_group}, so that all groups are of one size",
+        )
+        _require(self.topk_group <= self.n_group, "topk_group", self.topk_group, f"at most n_group = {self.n_group}")
+        group_size = self.n_routed_experts // self.n_group
+        _require(
+            self.n_group == 1 or group_size >= 2,
+            "n_group",
+            self.n_group,
+            f"at most n_routed_experts / 2 = {self.n_routed_experts // 2}: a group is ranked by its two best experts",
+        )
+        reachable = self.topk_group * group_size
+        _require(
+            self.num_experts_per_tok <= reachable,
+            "num_experts_per_tok",
+            self.num_experts_per_tok,
+            f"at most {reachable}, the experts in the topk_group = {self.topk_group} groups that a token may use",
+        )
+
+    @property
+    def qk_head_dim(self) -> int:
+        """d_h + d_h^R: the width of one query or key, content and position together."""
+        return self.qk_nope_head_dim + self.qk_rope_head_dim
+
+    @property
+    def cache_width(self) -> int:
+        """Numbers cached per token and layer: the latent and the shared rotary key, d_c + d_h^R."""
+        return self.kv_lora_rank + self.qk_rope_head_dim
+
+    @property
+    def num_moe_layers(self) -> int:
+        """MoE layers, MTP modules included: layers with a router and thus with a routing bias."""
+        return self.num_hidden_layers - self.first_k_dense_replace + self.num_nextn_predict_layers
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> ModelConfig:
+        """One of the configs of the course (`nano`, `mini`, `small`, `v3-671b`), with fields changed by keyword.
+
+        >>> ModelConfig.preset("v3-671b").kv_lora_rank
+        512
+        """
+        if name not in PRESETS:
+            raise InputError(f"no preset is called {name!r}; there are {', '.join(PRESETS)}")
+        unknown = sorted(set(changes) - {f.name for f in dataclasses.fields(cls)})
+        if unknown:
+            raise InputError(f"ModelConfig has no field {unknown[0]!r}")
+        return cls(**{**PRESETS[name], **changes})
+
+    def replace(self, **changes: Any) -> ModelConfig:
+        """A copy with some fields changed, checked like a new one."""
+        unknown = sorted(set(changes) - {f.name for f in dataclasses.fields(self)})
+        if unknown:
+            raise InputError(f"ModelConfig has no field {unknown[0]!r}")
+        return dataclasses.replace(self, **changes)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _require(ok: bool, field: str, value: Any, right: str) -> None:
+    if not ok:
+        raise InputError(f"{field} = {value!r} cannot be: it must be {right}")
+
+
+# Every part of V3 is in every preset; only the sizes differ. What stays in proportion with the original: the dense
+# FFN is exactly as wide as the experts a token uses (K_r + N_s), two experts per kept group (K_r / M = 2), half of
+# the groups kept, d_h^R = d_h / 2, and an MTP module that is one more MoE block.
+PRESETS: dict[str, dict[str, Any]] = {
+    # Trains in minutes on two CPU cores.
+    "nano": dict(
+        vocab_size=4096, hidden_size=256, num_hidden_layers=4, first_k_dense_replace=1, intermediate_size=640,
+        num_attention_heads=8, q_lora_rank=128, kv_lora_rank=64,
+        qk_nope_head_dim=32, qk_rope_head_dim=16, v_head_dim=32,
+        n_routed_experts=16, num_experts_per_tok=4, moe_intermediate_size=128, n_group=4, topk_group=2,
+        routed_scaling_factor=2.5, max_position_embeddings=4096,
+    ),
+    # The shipped checkpoint: minutes on one GPU.
+    "mini": dict(
+        vocab_size=4096, hidden_size=320, num_hidden_layers=8, first_k_dense_replace=1, intermediate_size=480,
+        num_attention_heads=8, q_lora_rank=192, kv_lora_rank=96,
+        qk_nope_head_dim=48, qk_rope_head_dim=24, v_head_dim=48,
+        n_routed_experts=32, num_experts_per_tok=4, moe_intermediate_size=96, n_group=4, topk_group=2,
+        routed_scaling_factor=2.5, max_position_embeddings=4096,
+    ),
+    # A serious run on one GPU.
+    "small": dict(
+        vocab_size=32768, hidden_size=1024, num_hidden_layers=12, first_k_dense_replace=1, intermediate_size=2304,
+        num_attention_heads=16, q_lora_rank=512, kv_lora_rank=256,
+        qk_nope_head_dim=64, qk_rope_head_dim=32, v_head_dim=64,
+        n_routed_experts=64, num_experts_per_tok=8, moe_intermediate_size=256, n_group=8, topk_group=4,
+        routed_scaling_factor=2.5, max_position_embeddings=4096,
+    ),
+    # The real one (§4.2 and the released config): built on the meta device, to count and to name.
+    "v3-671b": dict(
+        vocab_size=129280, hidden_size=7168, num_hidden_layers=61, first_k_dense_replace=3, intermediate_size=18432,
+        num_attention_heads=128, q_lora_rank=1536, kv_lora_rank=512,
+        qk_nope_head_dim=128, qk_rope_head_dim=64, v_head_dim=128,
+        n_routed_experts=256, num_experts_per_tok=8, moe_intermediate_size=2048, n_group=8, topk_group=4,
+        routed_scaling_factor=2.5, max_position_embeddings=163840, rope_scaling=YarnConfig(),
+        initializer_range=0.006, bos_token_id=0, eos_token_id=1,
+    ),
+}  # fmt: skip

@@ -1,0 +1,98 @@
+"""The latent cache: what MLA keeps of the past (the two boxed vectors of Eq. 1 and 3).
+
+Per token and layer it holds the normalised latent c^KV (C numbers) and the rotated shared key k^R (R numbers), side by
+side, and nothing else: C + R = 576 numbers in V3, where plain multi-head attention would keep 32,768.
+
+One rule makes prompts of different lengths, several tokens at once and rolling back all work: *the slot of a token is its
+position*. Row b has `lengths[b]` tokens; the next T tokens go to slots lengths[b], lengths[b] + 1, ...; a query at position
+p may read slots 0..p. What stands beyond a row's length is left-over that nobody reads.
+
+Shapes: L layers, B batch, S slots, T new tokens, C latent, R RoPE dim.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dsv3_mini.config import ModelConfig
+from dsv3_mini.errors import InputError
+
+
+class LatentCache:
+    """Room for `max_len` tokens in each of `batch` rows, allocated once.
+
+    `lengths` are plain Python numbers: the loop that decodes knows them anyway, and reading them back from a GPU would
+    make every step wait.
+    """
+
+    def __init__(
+        self,
+        cfg: ModelConfig,
+        batch: int,
+        max_len: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.latent_width = cfg.kv_lora_rank
+        self.store = torch.zeros(cfg.num_hidden_layers, batch, max_len, cfg.cache_width, dtype=dtype, device=device)
+        self.lengths = [0] * batch
+        self.positions = torch.zeros(batch, 0, dtype=torch.long, device=device)  # of the tokens of this forward pass
+        self.mask: Tensor | None = None  # [B, T, S], or None where every slot in reach may be read
+
+    @property
+    def max_len(self) -> int:
+        """Slots per row."""
+        return self.store.shape[2]
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes that one token of one row takes, over all layers: (C + R) * L * bytes per number."""
+        layers, _, _, width = self.store.shape
+        return layers * width * self.store.element_size()
+
+    @property
+    def is_empty(self) -> bool:
+        """True before the first token: a prefill then sees nothing but its own tokens."""
+        return not any(self.lengths)
+
+    def begin(self, new: int) -> Tensor:
+        """Prepare a forward pass over `new` more tokens a row; gives their positions [B, T].
+
+        Raises `InputError` if they do not fit.
+        """
+        if max(self.lengths) + new > self.max_len:
+            raise InputError(
+                f"the cache has room for {self.max_len} tokens; {max(self.lengths)} are in it and {new} more were given"
+            )
+        device = self.store.device
+        self.new, self.end = new, max(self.lengths) + new
+        self.uniform = min(self.lengths) == max(self.lengths)
+        starts = torch.tensor(self.lengths, device=device)
+        self.positions = starts[:, None] + torch.arange(new, device=device)
+        single = self.uniform and new == 1  # the newest token of equally long rows may read everything there is
+        self.mask = None if single else torch.arange(self.end, device=device) <= self.positions[..., None]
+        return self.positions
+
+    def write(self, layer: int, latent: Tensor, k_pe: Tensor) -> Tensor:
+        """Put latent [B, T, C] and rotated key [B, T, R] into their slots; gives all that may be read, [B, S, C + R]."""
+        store = self.store[layer]
+        if self.uniform:
+            start = self.lengths[0]
+            store[:, start : self.end, : self.latent_width] = latent
+            store[:, start : self.end, self.latent_width :] = k_pe
+        else:
+            rows = torch.arange(store.shape[0], device=store.device)[:, None]
+            store[rows, self.positions] = torch.cat((latent, k_pe), dim=-1).to(store.dtype)
+        return store[:, : self.end]
+
+    def commit(self) -> None:
+        """The forward pass is through: its tokens now belong to every row."""
+        self.lengths = [length + self.new for length in self.lengths]
+
+    def crop(self, lengths: list[int]) -> None:
+        """Forget what lies beyond `lengths`, row by row: padding of a short prompt, or a rejected draft."""
+        for row, (keep, has) in enumerate(zip(lengths, self.lengths, strict=True)):
+            if not 0 <= keep <= has:
+                raise InputError(f"row {row} of the cache holds {has} tokens and cannot be cropped to {keep}")
+        self.lengths = list(lengths)

@@ -1,0 +1,164 @@
+"""The routed experts, and three ways to run them that are equal to rounding (the last sum of Eq. 12).
+
+* `loop`: expert by expert, pick its tokens, run it, add the result. What lesson 06 writes; the test of the others.
+* `sorted`: copy each token once per chosen expert, ordered by expert, so that every expert reads one contiguous slice. No
+  padding and no dropped token, however uneven the load (§2.1.2, "No Token-Dropping").
+* `grouped`: the same order, all experts in one grouped matrix product. The only one that needs no word from the device
+  about how many tokens each expert got.
+
+Expert weights are stacked, gate rows above up rows, as the Hugging Face model holds them in memory.
+
+Shapes: N tokens, K experts per token, E experts, D model width, F expert width, M = N * K assignments.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dsv3_mini.config import ModelConfig
+from dsv3_mini.errors import InputError
+from dsv3_mini.model.router import Routing
+
+ExpertsPath = Literal["auto", "loop", "sorted", "grouped"]
+HAS_GROUPED_MM = hasattr(F, "grouped_mm")
+
+
+class Experts(nn.Module):
+    """x [N, D] and its `Routing` -> weighted sum of the chosen experts' outputs, [N, D]."""
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__()
+        experts, width = cfg.n_routed_experts, cfg.moe_intermediate_size
+        self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * width, cfg.hidden_size))
+        self.down_proj = nn.Parameter(torch.empty(experts, cfg.hidden_size, width))
+        self.path: ExpertsPath = "auto"
+
+    def forward(self, x: Tensor, routing: Routing) -> Tensor:
+        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        # Cast by hand: grouped_mm does not take part in autocast.
+        x, gate_up, down = x.to(dtype), self.gate_up_proj.to(dtype), self.down_proj.to(dtype)
+        if x.shape[0] == 0:  # an MTP module at the end of a short text has nothing to do
+            return x
+        run = {"loop": experts_loop, "sorted": experts_sorted, "grouped": experts_grouped}[self.choose_path(x)]
+        return run(x, routing.ids, routing.weights.to(dtype), routing.counts, gate_up, down)
+
+    def choose_path(self, x: Tensor) -> str:
+        """The fastest path that this machine and these shapes allow, unless one was forced."""
+        if self.path != "auto":
+            return self.path
+        # A grouped product reads the rows of each matrix in steps of 16 bytes.
+        widths = (self.gate_up_proj.shape[-1], self.down_proj.shape[-1])
+        aligned = all(width * x.element_size() % 16 == 0 for width in widths)
+        # A handful of tokens, as in decoding, is over before a grouped product has been set up.
+        few = not x.is_cuda and not torch.is_grad_enabled() and x.shape[0] <= 16
+        return "grouped" if HAS_GROUPED_MM and aligned and not few else "sorted"
+
+    def force_path(self, path: ExpertsPath) -> None:
+        """Use one path from now on (`"auto"`: choose again at each call)."""
+        if path not in ("auto", "loop", "sorted", "grouped"):
+            raise InputError(f"experts path {path!r} cannot be: it must be auto, loop, sorted or grouped")
+        if path == "grouped" and not HAS_GROUPED_MM:
+            raise InputError(
+                f"experts path 'grouped' needs torch.nn.functional.grouped_mm; torch {torch.__version__} has none"
+            )
+        self.path = path
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up on the two halves of the last dimension, [..., 2F] -> [..., F]."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+def experts_loop(x: Tensor, ids: Tensor, weights: Tensor, counts: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """The obvious version: one expert after the other."""
+    out = torch.zeros_like(x)
+    # unbind once: `gate_up[e]` in the loop would allocate a gradient of the whole stack for every expert
+    for expert, (w_gate_up, w_down) in enumerate(zip(gate_up.unbind(0), down.unbind(0), strict=True)):
+        token, slot = torch.where(ids == expert)
+        y = F.linear(swiglu(F.linear(x[token], w_gate_up)), w_down)
+        out = out.index_add(0, token, y * weights[token, slot, None])
+    return out
+
+
+def experts_sorted(x: Tensor, ids: Tensor, weights: Tensor, counts: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """One contiguous slice of assignments per expert; experts without tokens are skipped."""
+    order, inverse = expert_order(ids)
+    rows, row_weights = dispatch(x, weights, order, inverse)
+    pieces, start = [], 0
+    for count, w_gate_up, w_down in zip(counts.tolist(), gate_up.unbind(0), down.unbind(0), strict=True):
+        if count:
+            span = slice(start, start + count)
+            hidden = swiglu(F.linear(rows[span], w_gate_up)) * row_weights[span]
+            pieces.append(F.linear(hidden, w_down))
+            start += count
+    return combine(torch.cat(pieces), order, inverse, ids.shape[1])
+
+
+def experts_grouped(x: Tensor, ids: Tensor, weights: Tensor, counts: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """The slices of all experts in two grouped matrix products."""
+    order, inverse = expert_order(ids)
+    rows, row_weights = dispatch(x, weights, order, inverse)
+    ends = counts.cumsum(0, dtype=torch.int32)
+    hidden = swiglu(F.grouped_mm(rows, gate_up.transpose(1, 2), offs=ends)) * row_weights
+    out = F.grouped_mm(hidden, down.transpose(1, 2), offs=ends)
+    return combine(out, order, inverse, ids.shape[1])
+
+
+def expert_order(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """ids [N, K] -> the assignments ordered by expert, [M], and the inverse of that permutation.
+
+    Assignment m belongs to token m // K. The sort is stable, so the result does not depend on the machine.
+    """
+    order = ids.flatten().argsort(stable=True)
+    inverse = torch.empty_like(order)
+    inverse[order] = torch.arange(order.numel(), device=order.device)
+    return order, inverse
+
+
+def dispatch(x: Tensor, weights: Tensor, order: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+    """x [N, D], gate weights [N, K] -> one row per assignment in expert order: [M, D] and [M, 1].
+
+    The weights are applied to the F-wide hidden state and not to the D-wide output: the down-projection is linear, so the
+    result is the same, and F < D.
+    """
+    rows = _Dispatch.apply(x, order, inverse, weights.shape[1])
+    return rows, _Permute.apply(weights.reshape(-1, 1), order, inverse)
+
+
+def combine(rows: Tensor, order: Tensor, inverse: Tensor, top_k: int) -> Tensor:
+    """Back to token order, and the K results of each token summed: [M, D] -> [N, D]."""
+    return _Permute.apply(rows, inverse, order).unflatten(0, (-1, top_k)).sum(1)
+
+
+class _Permute(torch.autograd.Function):
+    """rows[order]. Its gradient is the inverse permutation: a gather, where autograd would scatter-add."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
+        return rows[order]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (inverse,) = ctx.saved_tensors
+        return grads[0][inverse], None, None
+
+
+class _Dispatch(torch.autograd.Function):
+    """x[order // K]: every token once per chosen expert. Its gradient sums a token's K rows, in a fixed order."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor, top_k: int) -> Tensor:
+        ctx.save_for_backward(inverse)
+        ctx.top_k = top_k
+        return x[order // top_k]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (inverse,) = ctx.saved_tensors
+        return grads[0][inverse].unflatten(0, (-1, ctx.top_k)).sum(1), None, None, None

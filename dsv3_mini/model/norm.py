@@ -1,0 +1,37 @@
+"""RMSNorm: divide by the root mean square, then scale each channel.
+
+The report uses it in front of every sub-layer (Figure 2) and, in one sentence of §4.2, on the two compressed latents
+inside MLA, which Eq. 1-11 leave out (fact sheet D8).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def rms_norm_reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """The obvious version of `RMSNorm.forward`: x / sqrt(mean(x^2) + eps) * weight, over the last dimension."""
+    x32 = x.float()  # a sum of many bf16 squares loses its small terms
+    normed = x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + eps)
+    return (normed * weight.float()).to(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """x [..., dim] -> [..., dim].
+
+    In fp32 equal to `rms_norm_reference` and to the released code. In bf16 this rounds once, after the multiplication by
+    the weight; the Hugging Face module rounds before it as well, so that about a quarter of elements differ in the last bit.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[0]}, eps={self.eps}"

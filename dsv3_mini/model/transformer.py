@@ -1,0 +1,235 @@
+"""The whole model: embedding, blocks, final norm, head, and the MTP modules behind them (§2, Figures 2 and 3).
+
+Modules carry the names of the Hugging Face checkpoint, so the state dict *is* a checkpoint, except that experts are
+stacked in memory. MTP module k is layer L + k - 1, as on disk.
+
+Shapes: B batch, T tokens, D model width, V vocabulary, E experts, K experts per token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dsv3_mini.config import ModelConfig
+from dsv3_mini.errors import InputError
+from dsv3_mini.model.balance import sequence_balance_loss
+from dsv3_mini.model.block import Block
+from dsv3_mini.model.experts import Experts, ExpertsPath
+from dsv3_mini.model.mla import Path
+from dsv3_mini.model.moe import MoE
+from dsv3_mini.model.mtp import MTPModule, mtp_loss
+from dsv3_mini.model.norm import RMSNorm
+from dsv3_mini.model.rope import RotaryEmbedding
+from dsv3_mini.model.router import Router, Routing
+
+if TYPE_CHECKING:
+    from dsv3_mini.generate.cache import LatentCache
+
+
+@dataclass
+class RoutingRecord:
+    """Where the tokens of one MoE layer went. `layer` counts from 0; MTP modules come after the last layer."""
+
+    layer: int
+    ids: Tensor  # [B, T, K]
+    weights: Tensor  # [B, T, K]
+    scores: Tensor  # [B, T, E], without the bias
+
+
+@dataclass
+class ModelOutput:
+    """What one forward pass gives."""
+
+    logits: Tensor  # [B, T, V]
+    hidden: Tensor  # [B, T, D], after the final norm: what the head and the first MTP module read
+    mtp_logits: list[Tensor] = field(default_factory=list)  # by depth k = 1..D, [B, T - k, V]
+    losses: dict[str, Tensor] = field(default_factory=dict)  # main, mtp, balance: unweighted scalars
+    expert_counts: Tensor | None = None  # [MoE layers, E] tokens per expert; with targets or a routing record
+    routing: list[RoutingRecord] | None = None  # by MoE layer, if asked for
+
+
+class Decoder(nn.Module):
+    """Embedding, blocks (then MTP modules) and final norm: `model.*` in a checkpoint."""
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__()
+        depth = cfg.num_hidden_layers
+        self.embed_tokens = nn.Embedding(cfg.vocab_size, cfg.hidden_size)
+        self.layers = nn.ModuleList([Block(cfg, i) for i in range(depth)])
+        self.layers.extend(MTPModule(cfg, depth + k) for k in range(cfg.num_nextn_predict_layers))
+        self.norm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
+        self.rotary = RotaryEmbedding(cfg)
+
+
+class DeepSeekV3(nn.Module):
+    """DeepSeek-V3 of any size.
+
+    >>> import torch
+    >>> model = DeepSeekV3(ModelConfig.preset("nano"))
+    >>> model(torch.tensor([[1, 2, 3]])).logits.shape
+    torch.Size([1, 3, 4096])
+
+    On the meta device (`with torch.device("meta"): DeepSeekV3(cfg)`) it takes no memory, the 671B preset included.
+    """
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.model = Decoder(cfg)
+        self.lm_head = nn.Linear(cfg.hidden_size, cfg.vocab_size, bias=False)
+        self.attention_path: Path = "auto"
+        self.reset_parameters()
+
+    def forward(
+        self,
+        tokens: Tensor,
+        targets: Tensor | None = None,
+        *,
+        cache: LatentCache | None = None,
+        mtp: bool | None = None,
+        record_routing: bool = False,
+    ) -> ModelOutput:
+        """tokens [B, T] int -> `ModelOutput`; with targets [B, T] (the next tokens, -100 to ignore) also the losses.
+
+        With a cache the tokens continue what is in it. `mtp`: run the MTP modules; by default whenever there is no cache.
+        Raises `InputError` for tokens of the wrong shape or type, outside the vocabulary, or beyond the context.
+        """
+        if targets is not None and targets.shape != tokens.shape:
+            raise InputError(
+                f"targets must have the shape of tokens, {list(tokens.shape)}; these have {list(targets.shape)}"
+            )
+        hidden, (cos, sin), routings = self._main_model(tokens, cache)
+        out = ModelOutput(self.lm_head(hidden), hidden)
+
+        if mtp or (mtp is None and cache is None):
+            previous = hidden
+            for k, module in enumerate(self.mtp_modules, start=1):
+                # Eq. 21: position i gets h_i and the embedding of t_{i+k}; the last k positions have no such token.
+                keep = max(tokens.shape[1] - k, 0)
+                embedded = self._embed(tokens[:, k:])
+                previous, routing = module.predict(embedded, previous[:, :keep], cos[..., :keep, :], sin[..., :keep, :])
+                if routing is not None:
+                    routings.append((self.cfg.num_hidden_layers + k - 1, routing))
+                out.mtp_logits.append(self.lm_head(previous))
+
+        if targets is not None:
+            out.losses = self._losses(out, targets, routings)
+        if targets is not None or record_routing:
+            out.expert_counts = self._stack_counts(routings)
+        if record_routing:
+            out.routing = [_record(layer, routing, tokens.shape[0]) for layer, routing in routings]
+        return out
+
+    def hidden_states(self, tokens: Tensor, cache: LatentCache | None = None) -> Tensor:
+        """The main model without its head: tokens [B, T] -> states after the final norm [B, T, D].
+
+        For decoding, which needs the logits of a few positions only and would pay for all of them.
+        """
+        return self._main_model(tokens, cache)[0]
+
+    def _main_model(
+        self, tokens: Tensor, cache: LatentCache | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor], list[tuple[int, Routing]]]:
+        """States after the final norm [B, T, D], the rotary cos and sin, and the routing of each MoE layer."""
+        positions = self._positions(tokens, cache)
+        x = self._embed(tokens)  # [B, T, D]
+        cos, sin = self.model.rotary(positions)
+        routings: list[tuple[int, Routing]] = []
+        for i, layer in enumerate(self.main_layers):
+            x, routing = layer(x, cos, sin, cache, self.attention_path)
+            if routing is not None:
+                routings.append((i, routing))
+        if cache is not None:
+            cache.commit()
+        return self.model.norm(x), (cos, sin), routings
+
+    def _losses(self, out: ModelOutput, targets: Tensor, routings: list[tuple[int, Routing]]) -> dict[str, Tensor]:
+        losses = {"main": F.cross_entropy(out.logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100)}
+        if out.mtp_logits:  # Eq. 25 without lambda
+            by_depth = [mtp_loss(logits, targets, k) for k, logits in enumerate(out.mtp_logits, start=1)]
+            losses["mtp"] = torch.stack(by_depth).mean()
+        if routings and self.cfg.balance_loss_alpha > 0:  # Eq. 17 without alpha, summed over the MoE layers
+            batch, top_k = targets.shape[0], self.cfg.num_experts_per_tok
+            per_layer = [sequence_balance_loss(r.scores.unflatten(0, (batch, -1)), top_k) for _, r in routings]
+            losses["balance"] = torch.stack(per_layer).sum()
+        return losses
+
+    def _stack_counts(self, routings: list[tuple[int, Routing]]) -> Tensor:
+        if not routings:
+            return torch.zeros(0, self.cfg.n_routed_experts, dtype=torch.long, device=self.lm_head.weight.device)
+        return torch.stack([routing.counts for _, routing in routings])
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        try:
+            return self.model.embed_tokens(tokens)
+        except IndexError as error:  # on a GPU an id outside the table stops the device instead
+            raise InputError(
+                f"token ids must lie in 0..{self.cfg.vocab_size - 1} (vocab_size = {self.cfg.vocab_size}); "
+                f"these reach from {int(tokens.min())} to {int(tokens.max())}"
+            ) from error
+
+    def _positions(self, tokens: Tensor, cache: LatentCache | None) -> Tensor:
+        """Positions of the tokens: [T], or [B, T] with a cache. Raises `InputError` for input that cannot be."""
+        if tokens.ndim != 2 or tokens.dtype not in (torch.int64, torch.int32) or tokens.shape[1] == 0:
+            raise InputError(
+                f"tokens must be whole numbers of shape [B, T] with T >= 1; these are {tokens.dtype} of shape {list(tokens.shape)}"
+            )
+        total = tokens.shape[1] + (0 if cache is None else max(cache.lengths))
+        if total > self.cfg.max_position_embeddings:
+            raise InputError(
+                f"{total} tokens are more than the context holds (max_position_embeddings = {self.cfg.max_position_embeddings})"
+            )
+        if cache is not None:
+            return cache.begin(tokens.shape[1])
+        return torch.arange(tokens.shape[1], device=tokens.device)
+
+    @property
+    def main_layers(self) -> list[Block]:
+        """The L blocks of the main model."""
+        return list(self.model.layers)[: self.cfg.num_hidden_layers]  # type: ignore[arg-type]
+
+    @property
+    def mtp_modules(self) -> list[MTPModule]:
+        """The MTP modules by depth."""
+        return list(self.model.layers)[self.cfg.num_hidden_layers :]  # type: ignore[arg-type]
+
+    @property
+    def routers(self) -> list[Router]:
+        """The routers in the order of `ModelOutput.expert_counts`: main layers, then MTP modules."""
+        return [layer.mlp.gate for layer in self.model.layers if isinstance(layer.mlp, MoE)]
+
+    def set_experts_path(self, path: ExpertsPath) -> None:
+        """Force one of the equal ways to run the experts (`loop`, `sorted`, `grouped`) or let each call choose (`auto`)."""
+        for module in self.modules():
+            if isinstance(module, Experts):
+                module.force_path(path)
+
+    def num_parameters(self, *, include_mtp: bool = True) -> int:
+        """Parameters plus routing biases, which a checkpoint holds although no gradient trains them."""
+        skipped = {id(t) for m in self.mtp_modules for t in m.state_dict(keep_vars=True).values()}
+        tensors = self.state_dict(keep_vars=True).values()
+        return sum(t.numel() for t in tensors if include_mtp or id(t) not in skipped)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Fresh weights: normal with std `initializer_range`, or 1/sqrt(fan-in) where that is None; norms 1, biases 0."""
+        for name, parameter in self.named_parameters():
+            if parameter.is_meta:
+                continue
+            if name.endswith("norm.weight"):
+                parameter.fill_(1.0)
+            else:
+                std = self.cfg.initializer_range
+                parameter.normal_(0.0, parameter.shape[-1] ** -0.5 if std is None else std, generator=generator)
+        for router in self.routers:
+            router.e_score_correction_bias.zero_()
+
+
+def _record(layer: int, routing: Routing, batch: int) -> RoutingRecord:
+    ids, weights, scores = (t.detach().unflatten(0, (batch, -1)) for t in routing[:3])
+    return RoutingRecord(layer, ids, weights, scores)
