@@ -19,7 +19,6 @@ Shapes: B batch, T' = T - k positions, D model width, V vocabulary.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dsv3_mini.config import ModelConfig
@@ -51,14 +50,3 @@ class MTPModule(Block):
         joined = torch.cat((self.enorm(embedded), self.hnorm(previous)), dim=-1)
         hidden, routing = self(self.eh_proj(joined), cos, sin)
         return self.shared_head.norm(hidden), routing
-
-
-def mtp_loss(logits: Tensor, targets: Tensor, depth: int) -> Tensor:
-    """Eq. 24: cross-entropy of module `depth` over its T - depth positions, divided by T (D15). Mean over the batch.
-
-    logits [B, T - depth, V]; targets [B, T], the main model's (target i is the token after token i), -100 is ignored.
-    """
-    total = F.cross_entropy(
-        logits.float().flatten(0, 1), targets[:, depth:].flatten(), ignore_index=-100, reduction="sum"
-    )
-    return total / (targets != -100).sum()

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dsv3_mini.config import ModelConfig
@@ -20,9 +19,10 @@ from dsv3_mini.errors import InputError
 from dsv3_mini.model.balance import sequence_balance_loss
 from dsv3_mini.model.block import Block
 from dsv3_mini.model.experts import Experts, ExpertsPath
+from dsv3_mini.model.loss import IGNORE, chunked_cross_entropy
 from dsv3_mini.model.mla import Path
 from dsv3_mini.model.moe import MoE
-from dsv3_mini.model.mtp import MTPModule, mtp_loss
+from dsv3_mini.model.mtp import MTPModule
 from dsv3_mini.model.norm import RMSNorm
 from dsv3_mini.model.rope import RotaryEmbedding
 from dsv3_mini.model.router import Router, Routing
@@ -45,7 +45,7 @@ class RoutingRecord:
 class ModelOutput:
     """What one forward pass gives."""
 
-    logits: Tensor  # [B, T, V]
+    logits: Tensor  # [B, T, V]; empty without `keep_logits`
     hidden: Tensor  # [B, T, D], after the final norm: what the head and the first MTP module read
     mtp_logits: list[Tensor] = field(default_factory=list)  # by depth k = 1..D, [B, T - k, V]
     losses: dict[str, Tensor] = field(default_factory=dict)  # main, mtp, balance: unweighted scalars
@@ -93,32 +93,35 @@ class DeepSeekV3(nn.Module):
         cache: LatentCache | None = None,
         mtp: bool | None = None,
         record_routing: bool = False,
+        keep_logits: bool = True,
     ) -> ModelOutput:
         """tokens [B, T] int -> `ModelOutput`; with targets [B, T] (the next tokens, -100 to ignore) also the losses.
 
         With a cache the tokens continue what is in it. `mtp`: run the MTP modules; by default whenever there is no cache.
-        Raises `InputError` for tokens of the wrong shape or type, outside the vocabulary, or beyond the context.
+        `keep_logits=False` leaves the logits out, which saves the largest tensors of a training step: the losses never need
+        them whole. Raises `InputError` for tokens of the wrong shape or type, outside the vocabulary, or beyond the context.
         """
         if targets is not None and targets.shape != tokens.shape:
             raise InputError(
                 f"targets must have the shape of tokens, {list(tokens.shape)}; these have {list(targets.shape)}"
             )
         hidden, (cos, sin), routings = self._main_model(tokens, cache)
-        out = ModelOutput(self.lm_head(hidden), hidden)
+        states = [hidden]  # what the head reads: the main model's, then by MTP depth
 
         if mtp or (mtp is None and cache is None):
-            previous = hidden
             for k, module in enumerate(self.mtp_modules, start=1):
                 # Eq. 21: position i gets h_i and the embedding of t_{i+k}; the last k positions have no such token.
                 keep = max(tokens.shape[1] - k, 0)
-                embedded = self._embed(tokens[:, k:])
-                previous, routing = module.predict(embedded, previous[:, :keep], cos[..., :keep, :], sin[..., :keep, :])
+                embedded, previous = self._embed(tokens[:, k:]), states[-1][:, :keep]
+                state, routing = module.predict(embedded, previous, cos[..., :keep, :], sin[..., :keep, :])
+                states.append(state)
                 if routing is not None:
                     routings.append((self.cfg.num_hidden_layers + k - 1, routing))
-                out.mtp_logits.append(self.lm_head(previous))
 
+        logits = [self.lm_head(state) for state in states] if keep_logits else []
+        out = ModelOutput(logits[0] if keep_logits else hidden.new_empty(0), hidden, logits[1:])
         if targets is not None:
-            out.losses = self._losses(out, targets, routings)
+            out.losses = self._losses(states, targets, routings)
         if targets is not None or record_routing:
             out.expert_counts = self._stack_counts(routings)
         if record_routing:
@@ -148,11 +151,18 @@ class DeepSeekV3(nn.Module):
             cache.commit()
         return self.model.norm(x), (cos, sin), routings
 
-    def _losses(self, out: ModelOutput, targets: Tensor, routings: list[tuple[int, Routing]]) -> dict[str, Tensor]:
-        losses = {"main": F.cross_entropy(out.logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100)}
-        if out.mtp_logits:  # Eq. 25 without lambda
-            by_depth = [mtp_loss(logits, targets, k) for k, logits in enumerate(out.mtp_logits, start=1)]
-            losses["mtp"] = torch.stack(by_depth).mean()
+    def _losses(
+        self, states: list[Tensor], targets: Tensor, routings: list[tuple[int, Routing]]
+    ) -> dict[str, Tensor]:
+        # Eq. 24 divides the sum over the T - k positions of depth k by T, like the main loss over its T (D15).
+        positions = (targets != IGNORE).sum().clamp_min(1)
+        by_depth = [
+            chunked_cross_entropy(state.flatten(0, 1), self.lm_head.weight, targets[:, k:].flatten()) / positions
+            for k, state in enumerate(states)
+        ]
+        losses = {"main": by_depth[0]}
+        if len(by_depth) > 1:  # Eq. 25 without lambda
+            losses["mtp"] = torch.stack(by_depth[1:]).mean()
         if routings and self.cfg.balance_loss_alpha > 0:  # Eq. 17 without alpha, summed over the MoE layers
             batch, top_k = targets.shape[0], self.cfg.num_experts_per_tok
             per_layer = [sequence_balance_loss(r.scores.unflatten(0, (batch, -1)), top_k) for _, r in routings]
