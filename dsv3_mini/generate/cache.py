@@ -56,11 +56,13 @@ class LatentCache:
         """True before the first token: a prefill then sees nothing but its own tokens."""
         return not any(self.lengths)
 
-    def begin(self, new: int) -> Tensor:
+    def begin(self, new: int, batch: int | None = None) -> Tensor:
         """Prepare a forward pass over `new` more tokens a row; gives their positions [B, T].
 
-        Raises `InputError` if they do not fit.
+        Raises `InputError` if they do not fit, or if `batch`, the rows of those tokens, is not the cache's.
         """
+        if batch not in (None, len(self.lengths)):
+            raise InputError(f"the cache was made for {len(self.lengths)} rows; tokens with {batch} rows were given")
         if max(self.lengths) + new > self.max_len:
             raise InputError(
                 f"the cache has room for {self.max_len} tokens; {max(self.lengths)} are in it and {new} more were given"
@@ -77,13 +79,15 @@ class LatentCache:
     def write(self, layer: int, latent: Tensor, k_pe: Tensor) -> Tensor:
         """Put latent [B, T, C] and rotated key [B, T, R] into their slots; gives all that may be read, [B, S, C + R]."""
         store = self.store[layer]
+        if latent.dtype != store.dtype:
+            raise InputError(f"the cache holds {store.dtype}, the model computes {latent.dtype}: give the cache that dtype")
         if self.uniform:
             start = self.lengths[0]
             store[:, start : self.end, : self.latent_width] = latent
             store[:, start : self.end, self.latent_width :] = k_pe
         else:
             rows = torch.arange(store.shape[0], device=store.device)[:, None]
-            store[rows, self.positions] = torch.cat((latent, k_pe), dim=-1).to(store.dtype)
+            store[rows, self.positions] = torch.cat((latent, k_pe), dim=-1)
         return store[:, : self.end]
 
     def commit(self) -> None:

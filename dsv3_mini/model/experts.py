@@ -48,11 +48,16 @@ class Experts(nn.Module):
 
     def choose_path(self, x: Tensor) -> str:
         """The fastest path that this machine and these shapes allow, unless one was forced."""
-        if self.path != "auto":
-            return self.path
         # A grouped product reads the rows of each matrix in steps of 16 bytes.
         widths = (self.gate_up_proj.shape[-1], self.down_proj.shape[-1])
         aligned = all(width * x.element_size() % 16 == 0 for width in widths)
+        if self.path == "grouped" and not aligned:
+            raise InputError(
+                f"experts path 'grouped' cannot be: hidden_size and moe_intermediate_size = {widths} must be multiples "
+                f"of {16 // x.element_size()} in {x.dtype}"
+            )
+        if self.path != "auto":
+            return self.path
         # A handful of tokens, as in decoding, is over before a grouped product has been set up.
         few = not x.is_cuda and not torch.is_grad_enabled() and x.shape[0] <= 16
         return "grouped" if HAS_GROUPED_MM and aligned and not few else "sorted"
@@ -87,6 +92,8 @@ def experts_loop(x: Tensor, ids: Tensor, weights: Tensor, counts: Tensor, gate_u
 
 def experts_sorted(x: Tensor, ids: Tensor, weights: Tensor, counts: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     """One contiguous slice of assignments per expert; experts without tokens are skipped."""
+    if not ids.numel():
+        return torch.zeros_like(x)
     order, inverse = expert_order(ids)
     rows, row_weights = dispatch(x, weights, order, inverse)
     pieces, start = [], 0

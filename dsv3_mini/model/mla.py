@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dsv3_mini.config import ModelConfig
+from dsv3_mini.errors import InputError
 from dsv3_mini.model.norm import RMSNorm
 from dsv3_mini.model.rope import apply_rope, softmax_scale
 
@@ -73,11 +74,13 @@ class MLA(nn.Module):
             path = "expanded" if alone else "absorbed"
         if path == "expanded":
             out = self.attend_expanded(q_nope, q_pe, latent, k_pe, mask, causal=alone)
-        else:
+        elif path == "absorbed":
             memory = torch.cat((latent, k_pe), dim=-1) if alone else past
             if alone:
                 mask = _causal(x.shape[1], x.device)
             out = self.attend_absorbed(q_nope, q_pe, memory, mask)
+        else:
+            raise InputError(f"attention path {path!r} cannot be: it must be auto, expanded or absorbed")
         return self.o_proj(out.flatten(-2))  # Eq. 11
 
     def queries(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:

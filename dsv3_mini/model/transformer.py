@@ -105,6 +105,13 @@ class DeepSeekV3(nn.Module):
             raise InputError(
                 f"targets must have the shape of tokens, {list(tokens.shape)}; these have {list(targets.shape)}"
             )
+        if targets is not None and not targets.is_cuda:  # looking would make a GPU wait; there the lookup itself fails
+            bad = targets[(targets != IGNORE) & ((targets < 0) | (targets >= self.cfg.vocab_size))]
+            if bad.numel():
+                raise InputError(
+                    f"targets hold {int(bad[0])}, which is no token id: they go from 0 to {self.cfg.vocab_size - 1} "
+                    f"(vocab_size = {self.cfg.vocab_size}), and {IGNORE} is ignored"
+                )
         hidden, (cos, sin), routings = self._main_model(tokens, cache)
         states = [hidden]  # what the head reads: the main model's, then by MTP depth
 
@@ -195,7 +202,7 @@ class DeepSeekV3(nn.Module):
                 f"{total} tokens are more than the context holds (max_position_embeddings = {self.cfg.max_position_embeddings})"
             )
         if cache is not None:
-            return cache.begin(tokens.shape[1])
+            return cache.begin(tokens.shape[1], batch=tokens.shape[0])
         return torch.arange(tokens.shape[1], device=tokens.device)
 
     @property

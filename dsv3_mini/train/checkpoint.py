@@ -1,0 +1,185 @@
+"""Checkpoints that survive a `kill -9` at any moment, and that a run continues from to the same losses.
+
+A checkpoint is a folder `RUN/checkpoints/step-XXXXXX/` in the Hugging Face layout (weights, routing biases, config,
+tokenizer: whoever loads models can load it) plus what training needs to go on:
+
+    training_state.safetensors   AdamW's moments by parameter name, states of the random generators
+    training_state.json          steps done, sequences consumed, seconds spent
+    complete.json                every file above with its size and SHA-256; written last
+
+It is written under another name, synced to the disk and then renamed, so a folder with the final name is whole. If
+one is not (a copy that broke off, an edited file), `complete.json` tells, and the one before it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dsv3_mini.errors import InputError
+from dsv3_mini.interop.atomic import atomic_folder
+from dsv3_mini.interop.save import write_checkpoint
+from dsv3_mini.model.transformer import DeepSeekV3
+from dsv3_mini.train.tokenizer import Tokenizer
+
+MARKER = "complete.json"
+_STATE_TENSORS = "training_state.safetensors"
+_STATE_NUMBERS = "training_state.json"
+_STEP_FOLDER = re.compile(r"step-(\d{6,})")
+
+
+def save_checkpoint(
+    run: Path,
+    step: int,
+    model: DeepSeekV3,
+    tokenizer: Tokenizer | None,
+    optimizer: torch.optim.Optimizer,
+    numbers: dict[str, Any],
+) -> Path:
+    """Write `run`/checkpoints/step-XXXXXX and return it. `numbers`: plain values to find again after loading."""
+    final = run / "checkpoints" / f"step-{step:06d}"
+    final.parent.mkdir(parents=True, exist_ok=True)
+    if final.exists():  # a broken one: the run continued from one before it
+        final.rename(_hidden(final))
+    with atomic_folder(final) as draft:
+        write_checkpoint(model, draft, tokenizer)
+        save_file(_training_tensors(model, optimizer), draft / _STATE_TENSORS)
+        (draft / _STATE_NUMBERS).write_text(json.dumps({"step": step, **numbers}, indent=2) + "\n", encoding="utf-8")
+        files = {path.name: _fingerprint(path) for path in sorted(draft.iterdir())}
+        (draft / MARKER).write_text(json.dumps({"files": files}, indent=2) + "\n", encoding="utf-8")
+    return final
+
+
+def load_training_state(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Give the optimizer its moments and torch its random states back; returns the `numbers` saved with them."""
+    try:
+        tensors = load_file(checkpoint / _STATE_TENSORS)
+        numbers = json.loads((checkpoint / _STATE_NUMBERS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(f"{checkpoint} holds no training state to continue from: {error}") from None
+    optimizer.state.clear()
+    for name, param in model.named_parameters():
+        keys = {key: f"{key}/{name}" for key in ("step", "exp_avg", "exp_avg_sq")}
+        if not tensors.keys() >= set(keys.values()):
+            continue  # never had a gradient
+        moments = {key: tensors[stored] for key, stored in keys.items()}
+        if moments["exp_avg"].shape != param.shape or moments["exp_avg_sq"].shape != param.shape:
+            raise InputError(
+                f"{checkpoint / _STATE_TENSORS}: the moments of {name} do not have its shape {param.shape}"
+            )
+        # AdamW keeps its step counter on the CPU unless it is fused, and torch does not move it by itself.
+        fused = optimizer.defaults.get("fused", False)
+        moved = {key: moment.to(param.device) for key, moment in moments.items() if key != "step"}
+        optimizer.state[param] = {"step": moments["step"].to(param.device if fused else "cpu"), **moved}
+    torch.set_rng_state(tensors["random/cpu"])
+    if "random/cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random/cuda"])
+    return numbers
+
+
+def latest_checkpoint(folder: Path) -> Path:
+    """The newest whole checkpoint of a run folder, or `folder` itself if it is one.
+
+    A folder in the Hugging Face layout without our marker (a released or shipped model) is taken as it is. Raises
+    `InputError` when there is no checkpoint, and when there is none that is whole.
+    """
+    folder = Path(folder)
+    if (folder / "config.json").is_file() or (folder / MARKER).is_file():
+        if (folder / MARKER).is_file():
+            damage = find_damage(folder)
+            if damage:
+                raise InputError(f"{folder} is not a whole checkpoint: {damage}")
+        return folder
+    if not folder.exists():
+        raise InputError(f"{folder} does not exist; give a run folder or a checkpoint folder")
+    damages = []
+    for checkpoint in reversed(list_checkpoints(folder)):
+        damage = find_damage(checkpoint)
+        if damage is None:
+            return checkpoint
+        damages.append(f"{checkpoint.name}: {damage}")
+    if damages:
+        raise InputError(f"{folder} has no whole checkpoint ({'; '.join(damages)})")
+    raise InputError(f"{folder} has no checkpoint: neither a config.json nor a checkpoints/step-XXXXXX folder")
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """Folders with the name of a checkpoint, oldest first, whole or not."""
+    parent = Path(run) / "checkpoints"
+    found = [p for p in parent.iterdir() if _STEP_FOLDER.fullmatch(p.name)] if parent.is_dir() else []
+    return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
+
+
+def find_damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint of ours, by its marker; None when every file is what was written."""
+    try:
+        files = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))["files"]
+        for name, written in files.items():
+            path = checkpoint / name
+            if Path(name).name != name:
+                return f"{MARKER} names {name}, which is outside the folder"
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != written["bytes"]:
+                return f"{name} has {path.stat().st_size} bytes where {written['bytes']} were written"
+            if _fingerprint(path) != written:
+                return f"{name} is not what was written: its SHA-256 differs from {MARKER}"
+    except FileNotFoundError:
+        return f"{MARKER} is missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{MARKER} cannot be read"
+    return None
+
+
+def prune_checkpoints(run: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints."""
+    for checkpoint in list_checkpoints(run)[:-keep]:
+        # Renamed first: killed half-way, what is left does not look like a checkpoint.
+        checkpoint.rename(_hidden(checkpoint))
+    remove_leftovers(run)
+
+
+def remove_leftovers(run: Path) -> None:
+    """Remove what a killed run left, hidden entries all: checkpoints half written or half removed."""
+    for path in (Path(run) / "checkpoints").glob(".*"):
+        shutil.rmtree(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file so that at any moment either the old or the new one is there, whole."""
+    partial = path.with_name(f".{path.name}.writing")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(json.dumps(value, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _training_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    tensors = {"random/cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors["random/cuda"] = torch.cuda.get_rng_state()
+    for name, param in model.named_parameters():
+        for key, value in optimizer.state.get(param, {}).items():
+            tensors[f"{key}/{name}"] = value.detach().cpu().contiguous()
+    return tensors
+
+
+def _hidden(checkpoint: Path) -> Path:
+    return checkpoint.with_name(f".{checkpoint.name}.removed")
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}

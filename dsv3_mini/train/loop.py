@@ -1,0 +1,268 @@
+"""The training loop (§4.2): what happens in one optimizer step, and a whole run around it.
+
+A step: for each micro-batch, forward, loss = main + lambda * MTP + alpha * balance, backward (gradients add up); clip;
+AdamW; and then once, with the expert counts of all micro-batches, the routing biases (§2.1.2). Everything that varies
+over a run comes from the schedule, and the batch is a function of how many sequences were consumed: so a run that was
+killed continues from its checkpoint to the losses it would have had, on a CPU bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dsv3_mini.interop.load import load_pretrained
+from dsv3_mini.model.balance import max_violation, update_routing_bias
+from dsv3_mini.model.transformer import DeepSeekV3
+from dsv3_mini.train import run_folder
+from dsv3_mini.train.checkpoint import (
+    latest_checkpoint,
+    list_checkpoints,
+    load_training_state,
+    prune_checkpoints,
+    remove_leftovers,
+    save_checkpoint,
+    write_json,
+)
+from dsv3_mini.train.config import ResolvedConfig, TrainConfig
+from dsv3_mini.train.data import RunData, open_data
+from dsv3_mini.train.device import autocast, pick_device
+from dsv3_mini.train.evaluate import bits_per_byte, evaluate_model, select_documents
+from dsv3_mini.train.metrics import MetricsLog, peak_flops, training_flops_per_token
+from dsv3_mini.train.optimizer import build_optimizer, clip_gradients, set_learning_rate
+from dsv3_mini.train.schedule import Schedule, StepSettings, warmup_steps
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss or gradient is no number any more. The message names step and batch; the last checkpoint stands."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run left behind."""
+
+    folder: Path  # the run
+    checkpoint: Path  # the last one
+    steps: int
+    tokens: int  # trained on
+    seconds: float  # of training, all its parts together, without the evaluation at the end
+    bits_per_byte: dict[str, float]  # on held-out text, by domain and "all"
+    evaluation: dict[str, Any]  # with the baselines beside it: what `evaluate_model` gives
+    resumed_from: int | None = None  # steps that were there already
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step found."""
+
+    losses: dict[str, float]  # unweighted by name, and "total" as it was minimised
+    grad_norm: float  # before clipping
+    expert_counts: Tensor  # [MoE layers, E]
+
+
+def train(cfg: TrainConfig, *, progress: bool = True) -> TrainResult:
+    """Train a model into the folder `cfg.out`, or continue the run there with `cfg.resume`.
+
+    Raises `InputError` for what the person can put right (a folder that holds another run, no such device, an empty
+    corpus), before anything is written, and `TrainingDiverged` when the loss is no number any more.
+    """
+    say: Callable[[str], None] = (lambda text: tqdm.write(text, file=sys.stderr)) if progress else (lambda text: None)
+    settings = run_folder.enter(cfg)
+    device = pick_device(settings.device)
+    data = open_data(settings, say)
+    with run_folder.locked(settings.out):
+        run_folder.begin(settings, data)
+        return _Run(settings, data, device, say).go(progress)
+
+
+def train_step(
+    model: DeepSeekV3,
+    optimizer: torch.optim.Optimizer,
+    inputs: Tensor,
+    targets: Tensor,
+    settings: StepSettings,
+    *,
+    micro_sequences: int,
+    where: str = "",
+) -> StepResult:
+    """One optimizer step on inputs and targets, both [sequences, T], `micro_sequences` at a time.
+
+    Raises `TrainingDiverged` before anything is changed if the loss or the gradient is not finite.
+    """
+    cfg, device = model.cfg, model.lm_head.weight.device
+    weights = {"main": 1.0, "mtp": settings.mtp_weight, "balance": cfg.balance_loss_alpha}  # Eq. 24, 25 and 17
+    optimizer.zero_grad(set_to_none=True)
+    sums: dict[str, Tensor] = {}
+    counts = torch.zeros(cfg.num_moe_layers, cfg.n_routed_experts, dtype=torch.long, device=device)
+    for tokens, nexts in zip(inputs.split(micro_sequences), targets.split(micro_sequences), strict=True):
+        with autocast(device):
+            out = model(tokens.to(device, non_blocking=True), nexts.to(device, non_blocking=True), keep_logits=False)
+        # All sequences are equally long, so a micro-batch weighs as much as its share of the sequences.
+        share = len(tokens) / len(inputs)
+        total = torch.stack([weights[name] * loss for name, loss in out.losses.items()]).sum()
+        (total * share).backward()
+        for name, loss in {**out.losses, "total": total}.items():
+            part = loss.detach() * share
+            sums[name] = sums[name] + part if name in sums else part
+        counts += out.expert_counts
+    grad_norm = clip_gradients(model)
+    # One wait for the device, for all numbers together.
+    *values, norm = torch.stack([*sums.values(), grad_norm]).tolist()
+    means = dict(zip(sums, values, strict=True))
+    if not all(map(math.isfinite, (*values, norm))):
+        raise TrainingDiverged(_diagnosis(model, means, norm, settings, where))
+    set_learning_rate(optimizer, settings.lr)
+    optimizer.step()
+    if settings.bias_speed:
+        update_routing_bias(model.routers, counts, settings.bias_speed)
+    return StepResult(means, norm, counts)
+
+
+class _Run:
+    """One run, with everything it holds."""
+
+    def __init__(self, cfg: ResolvedConfig, data: RunData, device: torch.device, say: Callable[[str], None]) -> None:
+        self.cfg, self.data, self.device, self.say = cfg, data, device, say
+        self.schedule = Schedule(
+            steps=cfg.steps,
+            full_batch=cfg.batch_tokens // cfg.seq_len,
+            peak_rate=cfg.lr,
+            peak_bias_speed=cfg.bias_update_speed,
+            warmup=cfg.warmup_steps or warmup_steps(cfg.steps),
+        )
+        torch.manual_seed(cfg.seed)
+        self.model = DeepSeekV3(data.model_config)
+        # Drawn on the CPU: the same seed gives the same weights on every device.
+        self.model.reset_parameters(torch.Generator().manual_seed(cfg.seed))
+        self.model.to(device).train()
+        self.optimizer = build_optimizer(self.model, cfg.lr)
+        self.done, self.seconds = 0, 0.0
+        self.checkpoint: Path | None = None
+        remove_leftovers(cfg.out)
+        if cfg.resume and list_checkpoints(cfg.out):
+            self.checkpoint = latest_checkpoint(cfg.out)
+            self.model.load_state_dict(load_pretrained(self.checkpoint, dtype=torch.float32).state_dict())
+            numbers = load_training_state(self.checkpoint, self.model, self.optimizer)
+            self.done, self.seconds = numbers["step"], numbers["seconds"]
+        self.resumed_from = self.done if cfg.resume else None
+
+    def go(self, progress: bool) -> TrainResult:
+        cfg = self.cfg
+        if self.done == cfg.steps:
+            self.say(f"{cfg.out} has all of its {cfg.steps} steps already; nothing to train")
+        else:
+            if cfg.resume:
+                self.say(f"continuing after step {self.done} of {cfg.steps}")
+            self._train(progress)
+        assert self.checkpoint is not None  # the last step leaves one
+        self.say("measuring on held-out text")
+        evaluation = evaluate_model(
+            self.model, self.data.tokenizer, self.data.corpus, seq_len=cfg.seq_len, max_bytes=cfg.eval_bytes
+        )
+        write_json(cfg.out / "evaluation.json", {"step": self.done, **evaluation})
+        return TrainResult(
+            folder=cfg.out,
+            checkpoint=self.checkpoint,
+            steps=self.done,
+            tokens=self.schedule.total_sequences * cfg.seq_len,
+            seconds=self.seconds,
+            bits_per_byte=evaluation["bits_per_byte"],
+            evaluation=evaluation,
+            resumed_from=self.resumed_from,
+        )
+
+    def _train(self, progress: bool) -> None:
+        cfg, schedule, seq_len = self.cfg, self.schedule, self.cfg.seq_len
+        peak = peak_flops(self.device)
+        flops_per_token = training_flops_per_token(self.model.cfg, seq_len)
+        metrics = MetricsLog(cfg.out / "metrics.jsonl", keep_steps=self.done)
+        # Counted in tokens, not steps: batches grow at the beginning, so time left follows the tokens.
+        bar = tqdm(
+            total=schedule.total_sequences * seq_len,
+            initial=schedule.starts[self.done] * seq_len,
+            unit="tok",
+            unit_scale=True,
+            disable=not progress,
+            desc=f"step {self.done}/{cfg.steps}",
+            smoothing=0.1,
+            dynamic_ncols=True,
+        )
+        with contextlib.closing(metrics), bar:
+            while self.done < cfg.steps:
+                started = time.perf_counter()
+                settings, step = schedule[self.done], self.done + 1
+                where = (
+                    f"step {step} (sequences {settings.start} to {settings.start + settings.sequences - 1} of the run)"
+                )
+                result = train_step(
+                    self.model,
+                    self.optimizer,
+                    *self.data.windows.batch(settings.start, settings.sequences),
+                    settings,
+                    micro_sequences=max(1, cfg.micro_batch_tokens // seq_len),
+                    where=where,
+                )
+                self.done = step
+                tokens = settings.sequences * seq_len
+                seconds = time.perf_counter() - started
+                self.seconds += seconds
+                measured = {}
+                if cfg.eval_every and step % cfg.eval_every == 0:
+                    measured["bits_per_byte"] = self._bits_per_byte()
+                metrics.write(
+                    step=step,
+                    losses=result.losses,
+                    lr=settings.lr,
+                    grad_norm=result.grad_norm,
+                    maxvio=max_violation(result.expert_counts).tolist(),
+                    mtp_weight=settings.mtp_weight,
+                    bias_speed=settings.bias_speed,
+                    batch_sequences=settings.sequences,
+                    tokens=(settings.start + settings.sequences) * seq_len,
+                    tokens_per_s=tokens / seconds,
+                    mfu=tokens / seconds * flops_per_token / peak,
+                    seconds=self.seconds,
+                    **measured,
+                )
+                bar.set_description(f"step {step}/{cfg.steps}", refresh=False)
+                bar.set_postfix(loss=f"{result.losses['main']:.3f}", refresh=False)
+                bar.update(tokens)
+                if step % cfg.checkpoint_every == 0 or step == cfg.steps:
+                    self._save(metrics)
+
+    def _save(self, metrics: MetricsLog) -> None:
+        started = time.perf_counter()
+        metrics.sync()  # before the checkpoint: continuing from it must find the lines of all its steps
+        sequences = self.schedule.starts[self.done]
+        numbers = {"sequences": sequences, "tokens": sequences * self.cfg.seq_len, "seconds": self.seconds}
+        self.checkpoint = save_checkpoint(
+            self.cfg.out, self.done, self.model, self.data.tokenizer, self.optimizer, numbers
+        )
+        prune_checkpoints(self.cfg.out, self.cfg.keep_checkpoints)
+        self.seconds += time.perf_counter() - started
+
+    def _bits_per_byte(self) -> dict[str, float]:
+        documents = select_documents(self.data.corpus.heldout, self.cfg.eval_bytes)
+        return bits_per_byte(self.model, self.data.tokenizer, documents, self.cfg.seq_len)
+
+
+def _diagnosis(model: DeepSeekV3, losses: dict[str, float], norm: float, settings: StepSettings, where: str) -> str:
+    """One message for a loss or gradient that is not finite: where, how large things are, what to try."""
+    bad = [n for n, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
+    weights, name = max((p.detach().norm().item(), n) for n, p in model.named_parameters())
+    found = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+    return (
+        f"training stopped before {where or 'this step'} changed anything: losses {found}; gradient norm {norm:.4g}, "
+        f"not finite in {len(bad)} parameters{f' (first: {bad[0]})' if bad else ''}; largest weight norm {weights:.4g} "
+        f"({name}); learning rate {settings.lr:.4g}. The checkpoints so far are untouched; a lower lr may help"
+    )

@@ -1,0 +1,1 @@
+"""Benchmarks: ratios measured alternately, never timed tests. See `run.py`."""

@@ -1,0 +1,48 @@
+"""Greedy decoding out of the cache, ours against transformers' `generate` with its own cache, at equal output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from dsv3_mini import ModelConfig
+from dsv3_mini.generate.decode import generate
+from tests.benchmarks.pair import build_pair
+from tests.benchmarks.run import alternate, timed
+
+CONTEXT, NEW = 1024, 64
+
+
+def run(rounds: int) -> dict[str, Any]:
+    """Seconds per decoded token of a nano-size model in fp32, batch 1, after a prompt of 1024 tokens."""
+    cfg = ModelConfig.preset("nano", num_nextn_predict_layers=0)
+    ours, theirs = build_pair(cfg)
+    ours.eval(), theirs.eval()
+    prompt = torch.randint(0, cfg.vocab_size, (1, CONTEXT))
+
+    def we(new: int) -> list[int]:
+        return generate(ours, prompt, new)[0]
+
+    def they(new: int) -> list[int]:
+        with torch.inference_mode():
+            out = theirs.generate(prompt, max_new_tokens=new, min_new_tokens=new, do_sample=False, use_cache=True)
+        return out[0, CONTEXT:].tolist()
+
+    agree = next((i for i, (a, b) in enumerate(zip(we(NEW), they(NEW), strict=True)) if a != b), NEW)
+    if agree < NEW // 2:  # random weights make near-ties, which rounding may decide either way late in a text
+        raise RuntimeError(f"the outputs part after {agree} tokens: there is nothing to compare")
+    # Prefill costs the same once however many tokens follow: it is taken off by timing a generation of one token too.
+    ours_prefill, theirs_prefill = timed(lambda: we(1)), timed(lambda: they(1))
+    ours_whole, theirs_whole = timed(lambda: we(NEW)), timed(lambda: they(NEW))
+    result = alternate(
+        lambda: (ours_whole() - ours_prefill()) / (NEW - 1), lambda: (theirs_whole() - theirs_prefill()) / (NEW - 1), rounds
+    )
+    return {
+        **result,
+        "compared": "seconds per decoded token, greedy, fp32, equal weights, against transformers generate with its cache",
+        "context": CONTEXT,
+        "new_tokens": NEW,
+        "equal_tokens": agree,
+        "preset": "nano without MTP",
+    }

@@ -1,0 +1,113 @@
+"""Run a benchmark: `python tests/benchmarks/run.py NAME [--json]`; without a name, list them.
+
+Each compares ours with theirs in one process, alternately (A B A B ...), because machines are shared and drift; what counts
+is the ratio. The last line with `--json` is one JSON object with `ratio` (theirs over ours in time: above 1, ours is
+faster), `spread`, what was compared, and on what. `--keep` also writes it to data/results/NAME.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+Timed = Callable[[], float]  # does the work once, gives the seconds it took
+
+
+def alternate(ours: Timed, theirs: Timed, rounds: int) -> dict[str, Any]:
+    """Both in turn, `rounds` times after one round to warm up. Ratio of the medians, and the spread of per-round ratios."""
+    ours(), theirs()
+    pairs = []
+    for done in range(1, rounds + 1):
+        pairs.append((ours(), theirs()))
+        print(f"  round {done}/{rounds}: ours {pairs[-1][0]:.3f} s, theirs {pairs[-1][1]:.3f} s", file=sys.stderr)
+    mine, others = zip(*pairs, strict=True)
+    by_round = sorted(b / a for a, b in pairs)
+    return {
+        "ratio": round(statistics.median(others) / statistics.median(mine), 3),
+        "spread": [round(by_round[0], 3), round(by_round[-1], 3)],
+        "ours_seconds": round(statistics.median(mine), 4),
+        "theirs_seconds": round(statistics.median(others), 4),
+        "rounds": rounds,
+    }
+
+
+def timed(work: Callable[[], Any]) -> Timed:
+    """`work` as something that gives its wall-clock seconds."""
+
+    def run() -> float:
+        started = time.perf_counter()
+        work()
+        return time.perf_counter() - started
+
+    return run
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were taken on."""
+    import transformers
+
+    return {
+        "date": date.today().isoformat(),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def benchmarks() -> dict[str, Callable[..., dict[str, Any]]]:
+    """By name. Imported late, so that listing is quick."""
+    from tests.benchmarks import decode, train_step
+
+    return {"train_step": train_step.run, "decode": decode.run}
+
+
+def main() -> int:
+    """The command line; gives the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("name", nargs="?")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON line at the end")
+    parser.add_argument("--keep", action="store_true", help="write data/results/NAME.json")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, help="processor threads for both sides (default: torch's)")
+    args = parser.parse_args()
+    known = benchmarks()
+    if args.name is None:
+        for name, run in known.items():
+            print(f"{name:12s} {(run.__doc__ or '').splitlines()[0]}")
+        return 0
+    if args.name not in known:
+        print(f"no benchmark is called {args.name!r}; there are {', '.join(known)}", file=sys.stderr)
+        return 2
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    command = "python tests/benchmarks/run.py " + " ".join(sys.argv[1:])
+    result = {"name": args.name, **known[args.name](args.rounds), "command": command, "machine": machine()}
+    if args.keep:
+        path = ROOT / "data" / "results" / f"{args.name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n")
+    if args.json:
+        print(json.dumps(result))
+    else:
+        print(f"{args.name}: {result['ratio']} times as fast as theirs (rounds from {result['spread'][0]} to {result['spread'][1]})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
