@@ -93,7 +93,7 @@ class ModelConfig:
     # Numerics and initialisation
     rms_norm_eps: float = 1e-6  # block norms; the norms inside MLA use 1e-6 whatever this says, like the reference
     initializer_range: float | None = (
-        None  # None: normal with std 1/sqrt(fan-in), which suits narrow models better (D18)
+        None  # None: normal with std 1/sqrt(fan-in), an embedding row counting as fan-in 1 (D18)
     )
 
     # Special tokens

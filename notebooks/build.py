@@ -25,7 +25,6 @@ notebook remembers in `metadata.dsv3_mini` what it was built from. `--check` exe
 from __future__ import annotations
 
 import argparse
-import asyncio
 import hashlib
 import json
 import os
@@ -40,7 +39,7 @@ import nbformat
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
 NOTEBOOKS = Path(__file__).resolve().parent
@@ -129,20 +128,24 @@ def execute(lesson: NotebookNode, folder: Path = NOTEBOOKS, seconds: float = SEC
             "HF_HUB_OFFLINE": "1",
             "PYTHONHASHSEED": "0",
         }
+        deadline = time.monotonic() + seconds
         manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=_ThisPython())
         client = NotebookClient(
             lesson,
             km=manager,
-            timeout=seconds,
+            timeout_func=lambda cell: max(1.0, deadline - time.monotonic()),  # what is left for the lesson
+            startup_timeout=seconds,
             store_widget_state=False,
             record_timing=False,
             coalesce_streams=True,
             resources={"metadata": {"path": str(folder)}},
         )
         try:
-            asyncio.run(asyncio.wait_for(client.async_execute(env=environment, cleanup_kc=True), seconds))
-        except TimeoutError:
+            client.execute(env=environment, cleanup_kc=True)
+        except CellTimeoutError:
             raise LessonError(f"took longer than {seconds:.0f} s") from None
+        except DeadKernelError:
+            raise LessonError("lost its kernel: out of memory, or killed") from None
         except CellExecutionError as error:
             raise LessonError(f"a cell failed:\n{_ANSI.sub('', str(error))}") from None
     for cell in lesson.cells:

@@ -73,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
                     "prompt": prompt,
                     "text": tokenizer.decode(made),
                     "prompt_tokens": len(tokens),
+                    "tokens": made,
                     "new_tokens": len(made),
                     "seconds": round(seconds, 4),
                     "tokens_per_s": round(len(made) / seconds, 2),

@@ -80,7 +80,9 @@ class LatentCache:
         """Put latent [B, T, C] and rotated key [B, T, R] into their slots; gives all that may be read, [B, S, C + R]."""
         store = self.store[layer]
         if latent.dtype != store.dtype:
-            raise InputError(f"the cache holds {store.dtype}, the model computes {latent.dtype}: give the cache that dtype")
+            raise InputError(
+                f"the cache holds {store.dtype}, the model computes {latent.dtype}: give the cache that dtype"
+            )
         if self.uniform:
             start = self.lengths[0]
             store[:, start : self.end, : self.latent_width] = latent

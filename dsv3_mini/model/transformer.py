@@ -158,9 +158,7 @@ class DeepSeekV3(nn.Module):
             cache.commit()
         return self.model.norm(x), (cos, sin), routings
 
-    def _losses(
-        self, states: list[Tensor], targets: Tensor, routings: list[tuple[int, Routing]]
-    ) -> dict[str, Tensor]:
+    def _losses(self, states: list[Tensor], targets: Tensor, routings: list[tuple[int, Routing]]) -> dict[str, Tensor]:
         # Eq. 24 divides the sum over the T - k positions of depth k by T, like the main loss over its T (D15).
         positions = (targets != IGNORE).sum().clamp_min(1)
         by_depth = [
@@ -234,15 +232,20 @@ class DeepSeekV3(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Fresh weights: normal with std `initializer_range`, or 1/sqrt(fan-in) where that is None; norms 1, biases 0."""
+        """Fresh weights: normal with std `initializer_range`; where that is None, 1/sqrt(fan-in). Norms 1, biases 0.
+
+        An embedding row is picked, not summed, so its fan-in is 1. At this width that matters: rows as small as those of a
+        matrix drown in what the first blocks add to them, and training starts more slowly.
+        """
         for name, parameter in self.named_parameters():
             if parameter.is_meta:
                 continue
             if name.endswith("norm.weight"):
                 parameter.fill_(1.0)
-            else:
-                std = self.cfg.initializer_range
-                parameter.normal_(0.0, parameter.shape[-1] ** -0.5 if std is None else std, generator=generator)
+                continue
+            fan_in = 1 if name.endswith("embed_tokens.weight") else parameter.shape[-1]
+            std = fan_in**-0.5 if self.cfg.initializer_range is None else self.cfg.initializer_range
+            parameter.normal_(0.0, std, generator=generator)
         for router in self.routers:
             router.e_score_correction_bias.zero_()
 

@@ -117,7 +117,7 @@ def list_checkpoints(run: Path) -> list[Path]:
     """Folders with the name of a checkpoint, oldest first, whole or not."""
     parent = Path(run) / "checkpoints"
     found = [p for p in parent.iterdir() if _STEP_FOLDER.fullmatch(p.name)] if parent.is_dir() else []
-    return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
+    return sorted(found, key=_step)
 
 
 def find_damage(checkpoint: Path) -> str | None:
@@ -149,6 +149,21 @@ def prune_checkpoints(run: Path, keep: int) -> None:
     remove_leftovers(run)
 
 
+def remove_later_checkpoints(checkpoint: Path) -> list[str]:
+    """Remove what the run of `checkpoint` has beyond it, and say what was wrong with each.
+
+    They are broken, or `checkpoint` would not be the one to continue from. Left where they are they would count as
+    the newest, and pruning would keep them instead of a whole one.
+    """
+    reasons = []
+    for later in list_checkpoints(checkpoint.parent.parent):
+        if _step(later) > _step(checkpoint):
+            reasons.append(f"{later.name} is not whole ({find_damage(later)})")
+            later.rename(_hidden(later))
+    remove_leftovers(checkpoint.parent.parent)
+    return reasons
+
+
 def remove_leftovers(run: Path) -> None:
     """Remove what a killed run left, hidden entries all: checkpoints half written or half removed."""
     for path in (Path(run) / "checkpoints").glob(".*"):
@@ -173,6 +188,10 @@ def _training_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
         for key, value in optimizer.state.get(param, {}).items():
             tensors[f"{key}/{name}"] = value.detach().cpu().contiguous()
     return tensors
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def _hidden(checkpoint: Path) -> Path:

@@ -136,8 +136,9 @@ class TrainConfig:
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types, for `run.json`."""
         plain = dataclasses.asdict(self)
-        for name in ("out", "text"):
-            plain[name] = None if plain[name] is None else str(plain[name])
+        plain["out"] = str(self.out)
+        # Absolute: the run may be continued, or evaluated, from another folder.
+        plain["text"] = None if self.text is None else str(self.text.absolute())
         return plain
 
 

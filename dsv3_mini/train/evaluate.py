@@ -98,6 +98,7 @@ def evaluate_model(
     """Bits per byte on the held-out side of `corpus`, and of an order-3 byte n-gram model and xz on the same text.
 
     The n-gram model has counted the training side. At most about `max_bytes` are evaluated (`select_documents`).
+    "seconds" is what the model took, without the baselines.
     """
     started = time.perf_counter()
     documents = select_documents(corpus.heldout, max_bytes)

@@ -30,6 +30,7 @@ from dsv3_mini.train.checkpoint import (
     list_checkpoints,
     load_training_state,
     prune_checkpoints,
+    remove_later_checkpoints,
     remove_leftovers,
     save_checkpoint,
     write_json,
@@ -151,6 +152,8 @@ class _Run:
         remove_leftovers(cfg.out)
         if cfg.resume and list_checkpoints(cfg.out):
             self.checkpoint = latest_checkpoint(cfg.out)
+            for reason in remove_later_checkpoints(self.checkpoint):
+                say(reason)
             self.model.load_state_dict(load_pretrained(self.checkpoint, dtype=torch.float32).state_dict())
             numbers = load_training_state(self.checkpoint, self.model, self.optimizer)
             self.done, self.seconds = numbers["step"], numbers["seconds"]

@@ -89,7 +89,7 @@ def begin(cfg: ResolvedConfig, data: RunData) -> None:
             "config": cfg.to_json(),
             "corpus": data.corpus.source,
             "data_fingerprint": data.fingerprint,
-            "command": sys.argv,
+            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": {
                 "dsv3_mini": dsv3_mini.__version__,

@@ -2,7 +2,7 @@
 
 Training documents are shuffled, ended by eos and laid end to end; the stream is cut into windows. There is no
 attention mask between the documents of a window, as in the report's pre-training. Held-out documents are kept
-apart from each other, because what is asked of them is how many bits each one costs.
+apart, because what is asked of them is how many bits each of their bytes costs.
 
 B batch, T tokens in a window.
 """
@@ -84,10 +84,6 @@ class Windows:
         for i in range(0, len(self), size):
             yield Windows(self.inputs[i : i + size], self.targets[i : i + size], self.num_bytes[i : i + size])
 
-    def every(self, step: int) -> Windows:
-        """Every `step`-th window, for a quick look during training; its bytes are still counted exactly."""
-        return Windows(self.inputs[::step], self.targets[::step], self.num_bytes[::step])
-
 
 def held_out_windows(
     documents: Iterable[Sequence[int] | np.ndarray], tokenizer: Tokenizer, seq_len: int, *, overlap: int = 0
@@ -103,7 +99,9 @@ def held_out_windows(
     inputs, targets = [], []
     for ids in documents:
         told = np.concatenate([[tokenizer.eos_id], np.asarray(ids, dtype=np.int64)])
-        for start in range(0, max(len(told) - 1 - overlap, min(len(told) - 1, 1)), seq_len - overlap):
+        asked = len(told) - 1
+        # A window that would hold nothing but repeated context is not made; the first has none, and always is.
+        for start in range(0, max(asked - overlap, min(asked, 1)), seq_len - overlap):
             window = told[start : start + seq_len + 1]
             row = np.full((2, seq_len), [[tokenizer.eos_id], [IGNORE]], dtype=np.int64)
             row[0, : len(window) - 1] = window[:-1]
@@ -114,40 +112,18 @@ def held_out_windows(
     if not inputs:
         empty = torch.empty((0, seq_len), dtype=torch.int64)
         return Windows(empty, empty, torch.empty(0, dtype=torch.int64))
-    asked = np.stack(targets)
-    num_bytes = np.where(asked == IGNORE, 0, tokenizer.token_lengths[asked]).sum(axis=1)
-    return Windows(torch.from_numpy(np.stack(inputs)), torch.from_numpy(asked), torch.from_numpy(num_bytes))
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """The held-out documents of one domain: their ids, and how many bytes they are."""
-
-    documents: list[np.ndarray]
-    num_bytes: int
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(map(len, self.documents))
+    wanted = np.stack(targets)
+    num_bytes = np.where(wanted == IGNORE, 0, tokenizer.token_lengths[wanted]).sum(axis=1)
+    return Windows(torch.from_numpy(np.stack(inputs)), torch.from_numpy(wanted), torch.from_numpy(num_bytes))
 
 
 @dataclass(frozen=True)
 class PreparedData:
-    """What a run needs: the tokenizer, windows to train on, held-out documents by domain."""
+    """What a run trains on: the tokenizer, and windows of tokens."""
 
     tokenizer: Tokenizer
     train: TokenDataset
-    heldout: dict[str, HeldOut]
-    fingerprint: str  # equal exactly when a run would see the same batches (up to seq_len)
-
-    def windows(self, domain: str, seq_len: int | None = None, overlap: int = 0) -> Windows:
-        """Held-out windows of one domain, of the training length unless `seq_len` says otherwise."""
-        length = seq_len or self.train.seq_len
-        return held_out_windows(self.heldout[domain].documents, self.tokenizer, length, overlap=overlap)
-
-    def bytes_per_token(self) -> dict[str, float]:
-        """Compression on the held-out side, by domain."""
-        return {domain: part.num_bytes / max(part.num_tokens, 1) for domain, part in self.heldout.items()}
+    fingerprint: str  # equal exactly when the tokens and their order are
 
 
 def prepare(
@@ -170,21 +146,10 @@ def prepare(
 
     def build(new: Path) -> None:
         np.save(new / "train.npy", _training_stream(corpus.train, tokenizer, fim_rate, split_rate, seed))
-        ids = tokenizer.encode_batch([document.text for document in corpus.heldout])
-        np.save(new / "heldout.npy", np.array([token for document in ids for token in document], _dtype(tokenizer)))
-        np.save(new / "heldout_ends.npy", np.cumsum([len(document) for document in ids], dtype=np.int64))
 
     saved = cache.cached(folder, f"tokens-{fingerprint}", build)
-    train, heldout, ends = (
-        np.load(saved / f"{name}.npy", mmap_mode="r") for name in ("train", "heldout", "heldout_ends")
-    )
-    documents = np.split(heldout, ends[:-1]) if len(ends) else []
-    by_domain = {}
-    for domain in sorted({document.domain for document in corpus.heldout}):
-        chosen = [i for i, document in enumerate(corpus.heldout) if document.domain == domain]
-        num_bytes = sum(corpus.heldout[i].num_bytes for i in chosen)
-        by_domain[domain] = HeldOut([documents[i] for i in chosen], num_bytes)
-    return PreparedData(tokenizer, TokenDataset(train, seq_len, seed), by_domain, fingerprint)
+    tokens = np.load(saved / "train.npy", mmap_mode="r")
+    return PreparedData(tokenizer, TokenDataset(tokens, seq_len, seed), fingerprint)
 
 
 def _dtype(tokenizer: Tokenizer) -> type[np.unsignedinteger]:

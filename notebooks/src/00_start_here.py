@@ -44,7 +44,6 @@ except ModuleNotFoundError as missing:
         "Start the lessons with `make lab`, and choose Kernel > Change Kernel > Python 3 (ipykernel)."
     ) from None
 style.use()
-torch.set_grad_enabled(False)  # nothing is trained in this lesson
 print("ready")
 
 # %% [markdown]
@@ -100,9 +99,9 @@ draw_idea_graph()
 # **Guess 1.** A token goes through the real model. What share of its 671 billion parameters takes part? (a) all of
 # them, (b) about a half, (c) about a twentieth, (d) about a thousandth.
 #
-# **Guess 2.** You type a sentence. In one layer of the small model there are 16 experts, and each token goes to 4 of
-# them. How are the tokens spread? (a) all experts get about the same number, (b) some get several times as many as
-# others, (c) four experts get everything.
+# **Guess 2.** You type a sentence. In one layer of the small model every token goes to a few of the experts. How are
+# the tokens spread? (a) all experts get about the same number, (b) some get several times as many as others, (c) most
+# experts get none.
 
 # %% tags=["predict"]
 guess_1 = None  # your guess: "a", "b", "c" or "d"
@@ -128,13 +127,13 @@ except InputError:
         "run `make train` in a terminal (it takes minutes), and then write in this cell: "
         'checkpoint = repo_root() / "runs" / "nano"'
     ) from None
+torch.set_grad_enabled(False)  # nothing is trained in this lesson
 model = load_pretrained(folder, dtype=torch.float32)
 tokenizer = Tokenizer.load(folder)
 cfg = model.cfg
 print(f"{cfg.num_hidden_layers} layers of width {cfg.hidden_size}, {cfg.num_attention_heads} heads")
-print(
-    f"{cfg.n_routed_experts} routed experts in {cfg.n_group} groups, {cfg.num_experts_per_tok} of them per token"
-)
+print(f"{cfg.n_routed_experts} routed experts, {cfg.num_experts_per_tok} of them per token")
+print(f"{cfg.n_group} groups of experts, {cfg.topk_group} of them per token")
 print(f"{cfg.vocab_size} different tokens")
 
 # %% [markdown]
@@ -211,24 +210,23 @@ table_row("all", (real.total, real.active), (small.total, small.active))
 print()
 for name, count in (("V3", real), ("nano", small)):
     print(f"{name}: {count.active / count.total:.1%} of the parameters are active")
-print(
-    f"guess 1: you said {guess_1 or 'nothing yet'}; one in {real.total / real.active:.0f}, so (c)"
-)
+times = real.total / real.active
+print(f"guess 1: you said {guess_1 or 'nothing yet'}; one in {times:.0f}, so (c)")
 
 # %% [markdown]
-# In V3 nearly all parameters sit in the routed experts, and a token uses 8 of 256 of them. In `nano` it uses 4 of 16,
-# and the embedding and the head weigh more, so a larger share is active. What counts as active is a choice; the report
-# does not say how it got its 37 billion. With both tables of tokens it is the number above; without the input
-# embedding, which is only a look-up, it is a billion less:
+# In V3 nearly all parameters sit in the routed experts, and a token uses 8 of 256 of them (§4.2). `nano` has fewer
+# experts to choose from, and its embedding and head weigh more, so a larger share is active.
+#
+# What counts as active is a choice; the report does not say how it got its 37 billion. With both tables of tokens, the
+# embedding and the head, it is the number above. The embedding is only a look-up; without it, it is about a billion
+# less:
 
 # %%
 print(f"V3 active without the input embedding: {real.active_without_embedding:,}")
-print(
-    f"cache per token in bf16: V3 {cache_bytes_per_token(v3):,} bytes, nano {cache_bytes_per_token(cfg):,} bytes"
-)
-print(
-    f"the loaded model has {model.num_parameters(include_mtp=False):,} parameters, the table {small.total:,}"
-)
+loaded = model.num_parameters(include_mtp=False)
+print(f"parameters of the loaded model: {loaded:,}, in the table: {small.total:,}")
+print(f"cache per token in bf16: V3 {cache_bytes_per_token(v3):,} bytes, nano", end=" ")
+print(f"{cache_bytes_per_token(cfg):,} bytes")
 
 # %% [markdown]
 # ## Check against the package
@@ -288,8 +286,8 @@ draw_routing(
 )
 
 # %% [markdown]
-# *In words: one row a token, one column an expert. Each row has four coloured cells, in at most two of the four groups.
-# The bars below count the tokens of each expert; the dashed line is an even share.*
+# *In words: one row a token, one column an expert. Each row has a few coloured cells, all of them within the groups
+# that the token may use. The bars below count the tokens of each expert; the dashed line is an even share.*
 #
 # The groups stand for machines: in V3 a token may go to at most 4 nodes, which keeps the traffic between them small
 # (§2.1.2). Do equal tokens always go to the same experts? Look for one that occurs twice.
@@ -299,16 +297,14 @@ print("tokens per expert, by layer")
 for number, record in by_layer.items():
     load = expert_load(record.ids, cfg.n_routed_experts)
     even = load.sum() / len(load)
-    print(
-        f"layer {number}: {' '.join(f'{count:3}' for count in load)}   most: {load.max() / even:.1f} x even"
-    )
+    counts = " ".join(f"{count:3}" for count in load)
+    print(f"layer {number}: {counts}   most: {load.max() / even:.1f} x even")
 load = expert_load(by_layer[layer].ids, cfg.n_routed_experts)
-print(
-    f"guess 2: you said {guess_2 or 'nothing yet'}; from {load.min()} to {load.max()} tokens in layer {layer}"
-)
+least, most = load.min(), load.max()
+print(f"guess 2: you said {guess_2 or 'nothing yet'}; {least} to {most} tokens in layer {layer}")
 
 # %% [markdown]
-# One sentence is never even: 16 experts, few tokens, one subject. So (b). Balance is asked of whole batches, not of
+# One sentence is never even: few tokens, one subject. So (b). Balance is asked of whole batches, not of
 # sentences (§4.5.3). Take more text, a domain at a time:
 
 # %%
@@ -323,9 +319,8 @@ for ax, domain in zip(axes, corpus.domains, strict=True):
     ax.axhline(1, color=style.VERMILLION, linestyle="--", linewidth=1.4)
     ax.set_title(f"{domain}: {ids.shape[1]} tokens", fontsize=10)
     busiest = [int(expert) for expert in load.argsort()[::-1][:3]]
-    print(
-        f"{domain:6} busiest experts {busiest}, up to {load.max() / load.mean():.1f} x the even share"
-    )
+    most = load.max() / load.mean()
+    print(f"{domain:6} busiest experts {busiest}, up to {most:.1f} x the even share")
 axes[-1].set(xlabel=f"routed expert of layer {layer}", xticks=range(len(load)))
 axes[1].set_ylabel("load / even share")
 plt.show()
@@ -360,9 +355,8 @@ else:
     assert abs(answer - in_nats) > 1e-6, "that is nats per byte: one nat is 1 / ln 2 bits"
     assert abs(answer - in_nats * math.log(2)) > 1e-6, "divide by ln 2: a nat is more than a bit"
     assert abs(answer - per_token * 1000 / 300) > 1e-6, "multiply by tokens, divide by bytes"
-    assert abs(answer - per_token * 0.3) < 1e-6, (
-        f"{answer:.3f}, but 2 nats x 300 tokens / 1000 bytes"
-    )
+    right = abs(answer - per_token * 0.3) < 1e-6
+    assert right, f"{answer:.3f} bits per byte for 300 tokens of 2 nats in 1000 bytes is not right"
     print("Exercise 0.1: right")
 
 # %% [markdown] tags=["solution"]
@@ -415,8 +409,8 @@ print(" | ".join(token_label(tokenizer.decode_bytes([token])) for token in wrong
 # | taken over from DeepSeek-V2 | latent attention, DeepSeekMoE | §2 |
 # | new | balancing without an auxiliary loss, multi-token prediction, FP8 at this scale, DualPipe | §1 |
 #
-# The small model has the architecture of §2, not the training of §3 and §4: it has no FP8, runs on one machine, and has
-# read a few million tokens at most. Where it behaves differently, the lessons say so.
+# The small model has the architecture of §2, not the training of §3 and §4: no FP8, one machine, minutes. Where it
+# behaves differently, the lessons say so.
 
 # %% [markdown]
 # ## Recap

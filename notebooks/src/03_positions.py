@@ -196,8 +196,8 @@ print("lengths before", " ".join(f"{length:.3f}" for length in x.norm(dim=-1)))
 print("lengths after ", " ".join(f"{length:.3f}" for length in y.norm(dim=-1)))
 
 # %% [markdown]
-# Other models (Llama is one) pair the first half with the second half: (x0, x4), (x1, x5), (x2, x6), (x3, x7) for
-# `R = 8`. This layout is called **half-split**.
+# Other models (Llama in the Hugging Face format is one) pair the first half with the second half: (x0, x4), (x1, x5),
+# (x2, x6), (x3, x7) for `R = 8`. This layout is called **half-split**.
 
 
 # %%
@@ -345,8 +345,8 @@ print(f"{int(slow.sum())} of {width // 2} pairs make less than one in {context:,
 # waves.*
 #
 # Pairs above the line have only ever seen a part of their circle in pre-training. Asked about position 100,000, they
-# come to angles that are new to them. **YaRN** (§4.3) slows exactly these pairs down, so that the longer context fits
-# into the angles they know. Lesson 15 builds it.
+# come to angles that are new to them. **YaRN** (§4.3) slows these pairs down, and the ones just below the line a
+# little, so that the longer context fits into the angles they know. Lesson 15 builds it.
 
 # %% [markdown]
 # ## Exercises

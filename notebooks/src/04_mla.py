@@ -35,7 +35,6 @@ except ModuleNotFoundError as missing:
         "Start the lessons with `make lab`, and choose Kernel > Change Kernel > Python 3 (ipykernel)."
     ) from None
 style.use()
-torch.set_grad_enabled(False)  # nothing is trained in this lesson
 print("ready")
 
 # %% [markdown]
@@ -104,6 +103,7 @@ N, R, V = cfg.qk_nope_head_dim, cfg.qk_rope_head_dim, cfg.v_head_dim
 C, C_q = cfg.kv_lora_rank, cfg.q_lora_rank
 B, T = 2, 12
 
+torch.set_grad_enabled(False)  # nothing is trained in this lesson
 torch.manual_seed(0)
 x = torch.randn(B, T, D)  # the hidden states h_t of T tokens
 
@@ -320,23 +320,26 @@ print(f"x {list(x.shape)} -> y {list(y.shape)}")
 # The same as a picture. What stands in a double frame is cached, all else is made again or thrown away.
 #
 # ```text
-#                        hidden state h_t
-#          ┌───────────────────┼───────────────────┐
-#        W^DQ                W^KR                W^DKV
-#          │                   │                   │
-#      norm: c^Q             RoPE              norm: c^KV
-#       ┌──┴───┐          ╔════╧════╗         ╔════╧════╗
-#     W^UQ   W^QR         ║   k^R   ║         ║  c^KV   ║
-#       │      │          ╚════╤════╝         ╚════╤════╝
-#       │    RoPE              │               ┌───┴───┐
-#       │      │               │             W^UK    W^UV
-#     [q^C ;  q^R]             └─ to all ─┐    │       │
-#        per head                 heads [k^R ; k^C]   v^C
-#           │                              │           │
-#           └────────── scores ────────────┘           │
-#                          └────── shares × values ────┘
-#                                       │
-#                                      W^O
+#                       hidden state h_t
+#        ┌─────────────────────┼──────────────────────┐
+#      W^DQ                  W^KR                   W^DKV
+#        │                     │                      │
+#      norm                  RoPE                   norm
+#        │                     │                      │
+#       c^Q                ╔═══════╗             ╔════════╗
+#    ┌───┴───┐             ║  k^R  ║             ║  c^KV  ║
+#  W^UQ    W^QR            ╚═══════╝             ╚════════╝
+#    │       │                 │ one for          ┌───┴───┐
+#    │     RoPE                │ all heads      W^UK    W^UV
+#    │       │                 │                  │       │
+#   q^C     q^R                │                 k^C     v^C
+#    └───┬───┘                 └────────┬─────────┘       │
+#     query                            key                │
+#        └─────────── scores ───────────┘                 │
+#                        │                                │
+#                     shares ───────── average ───────────┘
+#                                         │
+#                                        W^O
 # ```
 
 # %% [markdown]
@@ -484,7 +487,7 @@ for (name, size), (colour, line, _) in zip(schemes.items(), style.STYLES, strict
     ax.plot(context, context * size / 1e9, color=colour, linestyle=line)
     style.label_line(ax, context[-1], context[-1] * size / 1e9, name, colour)
 ax.axhline(memory_gb, color=style.GREY, linewidth=1, linestyle=":")
-ax.text(1.1e3, memory_gb * 1.15, f"your memory: {memory_gb} GB", color=style.GREY, va="bottom")
+style.label_line(ax, 2e6, memory_gb, f"memory: {memory_gb} GB", style.GREY)
 ax.set(xscale="log", yscale="log", xlabel="tokens of context", ylabel="cache (GB)", xlim=(1e3, 2e6))
 ax.set_title("The cache of one conversation, 61 layers of 128 heads")
 plt.show()
@@ -502,6 +505,8 @@ for name, size in schemes.items():
 
 # %% [markdown]
 # ## Exercises
+#
+# Write your code in the cell that opens with `# Exercise`, run it, then run the cell under it.
 
 
 # %% tags=["exercise"]
@@ -786,8 +791,8 @@ draw_idea_graph(highlight=["mla", "kv_cache", "rope_yarn"])
 past = 131_072  # tokens, the 128K context of §4.3
 rebuild = past * d_c * n_h * 2 * d_h * L  # multiplications: latent -> keys and values, all layers
 print(f"rebuilding the past: {rebuild:.1e} multiplications for one token")
-print(f"all active weights of the model, once: about {37e9:.1e}")
+weights = 37e9  # active parameters (abstract, §4.2): one multiplication each
+print(f"all active weights of the model: {weights:.1e}, {rebuild / weights:,.0f} times less")
 
 # %% [markdown]
-# The 37 billion active parameters are the report's (abstract, §4.2). Thousands of times more work for making the past
-# again than for all the rest: so the past must be read as it is. You have already seen the equation that does it.
+# So the past must be read as it is. You have already seen the equation that does it.

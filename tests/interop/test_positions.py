@@ -78,6 +78,21 @@ def test_positions_mean_what_they_mean_to_transformers(position: dict[str, Any])
     assert softmax_scale(cfg) == pytest.approx(DeepseekV3Attention(theirs, 0).scaling, rel=1e-12)
 
 
+def test_what_is_left_out_is_filled_in_as_transformers_does() -> None:
+    bare = config_from_hf(tiny_hf_json(rope_scaling={"type": "yarn", "factor": 4}))
+    expected = YarnConfig(
+        factor=4, original_max_position_embeddings=256, beta_fast=32, beta_slow=1, mscale=0, mscale_all_dim=0
+    )
+    assert bare.rope_scaling == expected
+
+
+def test_an_absent_mscale_is_written_as_absent() -> None:
+    """The released code would take a written 0 for the number 0, and an absent mscale for 1."""
+    values = config_to_hf(tiny_config(rope_scaling=YarnConfig(mscale=0, mscale_all_dim=0.5)))
+    for block in (values["rope_scaling"], values["rope_parameters"]):
+        assert "mscale" not in block and block["mscale_all_dim"] == 0.5
+
+
 def test_either_spelling_that_we_write_is_enough() -> None:
     for yarn in (None, tiny_yarn(), YarnConfig(factor=3, mscale=0, mscale_all_dim=0.5)):
         cfg = tiny_config(rope_scaling=yarn, rope_theta=500.0)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 import dsv3_mini.interop.save as save_module
@@ -53,6 +54,8 @@ def test_shards_respect_the_limit_and_the_index_tells_the_truth(tmp_path: Path) 
     assert files == [f"model-{i:05d}-of-{n:05d}.safetensors" for i in range(1, n + 1)]
     total = 0
     for name in files:
+        with safe_open(tmp_path / "m" / name, "pt") as file:
+            assert file.metadata() == {"format": "pt"}  # older readers refuse a file that does not say so
         tensors = load_file(tmp_path / "m" / name)
         assert set(tensors) == {key for key, file in index["weight_map"].items() if file == name}
         held = sum(tensor.nbytes for tensor in tensors.values())

@@ -124,7 +124,7 @@ def test_failing_lesson_names_the_cell_and_leaves_the_old_notebook(tmp_path: Pat
     build.build(twin)
     before = (tmp_path / "01_sums.ipynb").read_bytes()
     write_twin(tmp_path, LESSON + "\n    # %%\n    unknown_name\n")
-    with pytest.raises(build.LessonError, match="(?s)01_sums a cell failed.*unknown_name.*NameError") as caught:
+    with pytest.raises(build.LessonError, match=r"(?s)01_sums a cell failed.*unknown_name.*NameError") as caught:
         build.build(twin)
     assert "\x1b" not in str(caught.value)
     assert (tmp_path / "01_sums.ipynb").read_bytes() == before
@@ -181,8 +181,14 @@ def test_figures_come_out_as_pictures_whatever_backend_the_builder_has(tmp_path:
 
 def test_endless_lesson_is_stopped() -> None:
     lesson = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import time\ntime.sleep(600)")])
-    with pytest.raises(build.LessonError, match="longer than 8 s"):
-        build.execute(lesson, seconds=8)
+    with pytest.raises(build.LessonError, match="longer than 20 s"):
+        build.execute(lesson, seconds=20)
+
+
+def test_lost_kernel_is_said_in_one_message() -> None:
+    lesson = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import os\nos._exit(1)")])
+    with pytest.raises(build.LessonError, match="lost its kernel"):
+        build.execute(lesson, seconds=60)
 
 
 def test_unknown_name_lists_the_lessons(capsys: pytest.CaptureFixture[str]) -> None:

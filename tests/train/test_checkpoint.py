@@ -127,7 +127,7 @@ def test_a_marker_cannot_point_outside_its_folder(tmp_path, trained):
 
 
 def test_without_a_checkpoint_the_message_says_what_was_looked_for(tmp_path):
-    with pytest.raises(InputError, match="no checkpoint.*step-XXXXXX"):
+    with pytest.raises(InputError, match=r"no checkpoint.*step-XXXXXX"):
         latest_checkpoint(tmp_path)
     with pytest.raises(InputError, match="does not exist"):
         latest_checkpoint(tmp_path / "nowhere")

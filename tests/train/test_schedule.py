@@ -76,7 +76,7 @@ def test_the_report_trains_for_243_thousand_steps():
         steps += 1
     after = (REPORT_TOKENS - tokens) / (REPORT_BATCH * REPORT_SEQUENCE)
     assert after == pytest.approx(228e3, rel=2e-3)
-    assert REPORT_STEPS == pytest.approx(steps + after, rel=1e-4)
+    assert steps + after == pytest.approx(REPORT_STEPS, rel=1e-4)
     assert warmup_steps(round(REPORT_STEPS)) == 2000
 
 

@@ -1,0 +1,341 @@
+"""The `dsv3-mini` command: exit codes, messages, JSON, and what happens to text on its way to the terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from dsv3_mini import cli
+from dsv3_mini.config import ModelConfig
+from dsv3_mini.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = ("lab", "train", "generate", "eval", "params", "doctor")
+STEPS, SEED = 3, 5
+
+
+def shell(*arguments: str | Path, **more) -> subprocess.CompletedProcess[str]:
+    """The command as a program of its own, in a folder where the checkout is not the current one."""
+    command = [sys.executable, "-m", "dsv3_mini.cli", *map(str, arguments)]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, env=environ, timeout=300, **more)
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """Run a command that must be refused: exit code 2, nothing on stdout, one message. Gives the message."""
+    assert cli.main([str(argument) for argument in arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Traceback" not in printed.err and printed.err.count("\n") == 1
+    return printed.err
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small files, some of which end up held out."""
+    folder = tmp_path_factory.mktemp("text")
+    for n in range(40):
+        lines = [f"def f{n}_{i}(x):\n    return x * {i} + {n}  # naïve, but déjà vu\n" for i in range(30)]
+        (folder / f"module_{n}.py").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run_folder(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A nano run of a few steps, made by the command itself."""
+    run = tmp_path_factory.mktemp("runs") / "first run"  # with a space: folders of people have them
+    done = shell("train", "--out", run, "--text", text, "--steps", STEPS, "--seed", SEED, "--seq-len", 64,
+                 "--batch-tokens", 256, "--device", "cpu")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"{STEPS} steps" in done.stdout and "bits per byte" in done.stdout and "xz" in done.stdout
+    assert f"dsv3-mini generate '{run}'" in done.stdout
+    return run
+
+
+# ---- help and usage
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS), ["--version"], ["params"]])
+def test_help_and_params_do_not_import_torch(arguments: list[str]) -> None:
+    code = f"""
+import sys
+from dsv3_mini.cli import main
+try:
+    main({arguments})
+finally:
+    heavy = {{"torch", "numpy", "transformers", "jupyter_client"}} & set(sys.modules)
+    assert not heavy, heavy
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+def test_help_lists_every_command_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(["--help"])
+    assert left.value.code == 0
+    printed = capsys.readouterr().out
+    for name in COMMANDS:
+        assert f"\n    {name} " in printed
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["train"], ["train", "--out", "x", "--steps", "many"], ["eval"],
+                                       ["train", "--out", "x", "--text", "a", "--dataset", "b"]])  # fmt: skip
+def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(arguments)
+    assert left.value.code == 2
+    assert "usage: dsv3-mini" in capsys.readouterr().err
+
+
+# ---- exit codes
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (InputError("field = 3 cannot be"), 2, "dsv3-mini params: field = 3 cannot be"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_exit_codes(
+    raised: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(args: object) -> int:
+        raise raised
+
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: SimpleNamespace(run=run))
+    assert cli.main(["params"]) == code
+    assert capsys.readouterr().err.strip() == said
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    code = "import dsv3_mini.commands.params as p, dsv3_mini.cli as c; p.run = lambda args: 1 / 0; c.main(['params'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and "ZeroDivisionError" in done.stderr
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    command = f"'{sys.executable}' -m dsv3_mini.cli params v3-671b | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "0" and done.stderr == ""
+
+
+# ---- params
+
+
+def test_params_of_v3(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["params", "v3-671b"]) == 0
+    printed = capsys.readouterr().out
+    for number in ("671,026,419,200", "37,552,297,472", "653,908,770,816", "36.63 B", "11,610,068,224", "70,272"):
+        assert number in printed
+    assert cli.main(["params", "v3-671b", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["total"] == sum(row["total"] for row in report["components"]) == 671_026_419_200
+    assert report["active"] - report["active_without_embedding"] == 926_679_040
+    assert report["cache_bytes_per_token"] == 70_272 and report["mtp"]["total"] == 11_610_068_224
+
+
+def test_params_without_a_name_gives_every_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["params"]) == 0
+    assert "671.03 B" in capsys.readouterr().out
+    assert cli.main(["params", "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)["presets"]) == ["nano", "mini", "small", "v3-671b"]
+
+
+def test_params_of_a_folder(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = run_folder / "checkpoints" / f"step-{STEPS:06d}"
+    reports = []
+    for name in (run_folder, checkpoint):
+        assert cli.main(["params", str(name), "--json"]) == 0
+        reports.append({**json.loads(capsys.readouterr().out), "model": ""})
+    assert reports[0] == reports[1]
+    vocabulary = json.loads((checkpoint / "config.json").read_text())["vocab_size"]
+    embedding = next(row for row in reports[0]["components"] if row["name"] == "input embedding")
+    assert embedding["total"] == vocabulary * ModelConfig.preset("nano").hidden_size
+
+
+def test_params_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "neither a preset (nano, mini, small, v3-671b) nor a folder" in fails(capsys, "params", "mega")
+    assert str(tmp_path) in fails(capsys, "params", tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    assert "config.json is not JSON" in fails(capsys, "params", tmp_path)
+
+
+# ---- train
+
+
+def test_train_leaves_metrics_and_checkpoints(run_folder: Path) -> None:
+    lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert {"losses", "lr", "grad_norm", "maxvio", "tokens_per_s"} <= lines[0].keys()
+    assert (run_folder / "checkpoints" / f"step-{STEPS:06d}" / "config.json").is_file()
+
+
+def test_second_run_into_a_folder_is_refused_and_resume_continues_it(
+    run_folder: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = fails(capsys, "train", "--out", run_folder, "--text", text, "--steps", 2)
+    assert str(run_folder) in message and "--resume" in message
+    # Preset, seed and steps are those of the run; nobody has to say them again.
+    assert cli.main(["train", "--out", str(run_folder), "--resume"]) == 0
+    assert "nothing to train" in capsys.readouterr().err
+    assert "seed" in fails(capsys, "train", "--out", run_folder, "--resume", "--seed", SEED + 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--preset", "v3-671b"], "nano, mini, small"),
+        (["--steps", "0"], "steps = 0"),
+        (["--lr", "-1"], "lr = -1.0"),
+        (["--text", "no/such/folder"], "no/such/folder"),
+        (["--device", "tpu"], "device = 'tpu'"),
+        (["--resume"], "new"),
+    ],
+)
+def test_train_refuses_what_cannot_be(
+    arguments: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "new"
+    assert named in fails(capsys, "train", "--out", run, *arguments)
+    assert not run.exists(), "something was written"
+
+
+def test_ctrl_c_in_training_says_how_to_go_on(text: Path, tmp_path: Path) -> None:
+    run = tmp_path / "long"
+    command = [sys.executable, "-m", "dsv3_mini.cli", "train", "--out", run, "--text", text, "--steps", "100000",
+               "--seq-len", "64", "--batch-tokens", "256", "--device", "cpu", "--checkpoint-every", "1"]  # fmt: skip
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not list(run.glob("checkpoints/step-*/config.json")):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"--out {run} --resume" in err and "Traceback" not in err
+
+
+# ---- generate
+
+
+def generated(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> dict:
+    assert cli.main(["generate", *map(str, arguments), "--json", "--max-new-tokens", "20"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.count("\n") == 1 and printed.err == ""
+    return json.loads(printed.out)
+
+
+def test_generate_streams_what_json_reports(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [run_folder, "--prompt", "def café(", "--seed", "7", "--device", "cpu"]
+    report = generated(capsys, *arguments)
+    assert (
+        report["prompt"] == "def café("
+        and 0 < report["new_tokens"] == len(report["tokens"]) <= 20
+        and not report["interrupted"]
+    )
+    assert cli.main(["generate", *map(str, arguments), "--max-new-tokens", "20"]) == 0
+    assert capsys.readouterr().out == report["prompt"] + report["text"] + "\n"
+    assert generated(capsys, *arguments)["text"] == report["text"], "the same seed gives the same text"
+
+
+def test_generate_takes_settings_seriously(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def tokens(*settings: object) -> list[int]:
+        return generated(capsys, run_folder, *map(str, settings))["tokens"]
+
+    sampled = [tokens("--temperature", 1, "--top-p", 1, "--seed", seed) for seed in (1, 2)]
+    assert sampled[0] != sampled[1]
+    likeliest = [tokens("--temperature", 0, "--seed", seed) for seed in (1, 2)]
+    assert likeliest[0] == likeliest[1], "temperature 0 leaves nothing to chance"
+
+
+def test_generate_reads_the_prompt_from_standard_input(run_folder: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO("naïve\n".encode())))
+    assert generated(capsys, run_folder, "--prompt", "-")["prompt"] == "naïve\n"
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"ok\xff")))
+    assert "not UTF-8" in fails(capsys, "generate", run_folder, "--prompt", "-")
+
+
+def test_generate_refuses_what_cannot_be(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no-such" in fails(capsys, "generate", tmp_path / "no-such")
+    long = fails(capsys, "generate", run_folder, "--prompt", "1 " * 5000, "--json")
+    assert "context" in long
+    assert "temperature" in fails(capsys, "generate", run_folder, "--temperature", -1, "--json")
+    assert "top_p" in fails(capsys, "generate", run_folder, "--top-p", 0, "--json")
+
+
+def test_ctrl_c_keeps_what_was_generated(run_folder: Path, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import dsv3_mini.generate.decode as decode
+
+    def stopped(model, tokens, max_new_tokens, *, on_token, **settings):
+        for token in (100, 101):
+            on_token([token])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(decode, "generate", stopped)
+    assert cli.main(["generate", str(run_folder), "--json"]) == 130
+    report = json.loads(capsys.readouterr().out)
+    assert report["interrupted"] and report["new_tokens"] == 2 and report["text"]
+
+
+class Bytes:
+    """A tokenizer whose tokens are single bytes."""
+
+    def decode_bytes(self, ids: list[int]) -> bytes:
+        return bytes(ids)
+
+
+def test_characters_cut_by_tokens_wait_for_their_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    from dsv3_mini.commands.generate import _Screen
+
+    screen = _Screen(Bytes(), quiet=False)
+    shown = []
+    for byte in "aé€😀".encode():
+        screen.add(byte)
+        shown.append(capsys.readouterr().out)
+    assert shown == ["a", "", "é", "", "", "€", "", "", "", "😀"]
+    screen.add("€".encode()[0])
+    screen.end()  # a character that never gets its rest
+    assert capsys.readouterr().out == "\ufffd\n"
+
+
+def test_control_characters_do_not_reach_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    from dsv3_mini.commands.generate import _Screen
+
+    text = "a\x1b[2Jb\n\tc\x9b\x7f"
+    screen = _Screen(Bytes(), quiet=False)
+    screen.show(text)
+    assert capsys.readouterr().out == text, "a file gets what was generated"
+    screen.to_terminal = True
+    screen.show(text)
+    assert capsys.readouterr().out == "a␛[2Jb\n\tc\ufffd␡"
+
+
+# ---- eval
+
+
+def test_eval_reports_model_and_baselines(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["eval", str(run_folder), "--json", "--device", "cpu"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {"bits_per_byte", "ngram", "xz"} <= report.keys()
+    assert report["bits_per_byte"].keys() == report["ngram"].keys() == report["xz"].keys()
+    assert 0 < report["ngram"]["all"] < 8 and 0 < report["bits_per_byte"]["all"] < 20
+    assert cli.main(["eval", str(run_folder)]) == 0
+    printed = capsys.readouterr().out
+    assert f"{report['bits_per_byte']['all']:.3f}" in printed and f"{report['xz']['all']:.3f}" in printed
+
+
+def test_eval_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert str(tmp_path) in fails(capsys, "eval", tmp_path)
