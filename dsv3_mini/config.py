@@ -234,10 +234,10 @@ def _require(ok: bool, field: str, value: Any, right: str) -> None:
 PRESETS: dict[str, dict[str, Any]] = {
     # Trains in minutes on two CPU cores.
     "nano": dict(
-        vocab_size=4096, hidden_size=256, num_hidden_layers=4, first_k_dense_replace=1, intermediate_size=640,
-        num_attention_heads=8, q_lora_rank=128, kv_lora_rank=64,
+        vocab_size=4096, hidden_size=160, num_hidden_layers=3, first_k_dense_replace=1, intermediate_size=400,
+        num_attention_heads=4, q_lora_rank=80, kv_lora_rank=48,
         qk_nope_head_dim=32, qk_rope_head_dim=16, v_head_dim=32,
-        n_routed_experts=16, num_experts_per_tok=4, moe_intermediate_size=128, n_group=4, topk_group=2,
+        n_routed_experts=16, num_experts_per_tok=4, moe_intermediate_size=80, n_group=4, topk_group=2,
         routed_scaling_factor=2.5, max_position_embeddings=4096,
     ),
     # The shipped checkpoint: minutes on one GPU.

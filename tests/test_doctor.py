@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import json
 from types import SimpleNamespace
 
@@ -108,13 +109,20 @@ def test_tiers(flops: float, cores: int, gpus: int, expected: str) -> None:
     assert speed.tier(flops, cores, gpus) == expected
 
 
-def test_measured_rate_leaves_the_threads_alone() -> None:
+def test_measured_rate_counts_all_threads_and_leaves_them_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
+    clock = itertools.count()
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: next(clock) / 1000)  # every product takes a millisecond
     before = torch.get_num_threads()
-    rate = speed.measure_flops(torch.device("cpu"), torch.float32, seconds=0.05)
-    assert torch.get_num_threads() == before
-    assert 1e9 < rate < 1e15
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            rate = speed.measure_flops(torch.device("cpu"), torch.float32)
+            assert rate == pytest.approx(threads * 2 * 512**3 / 1e-3)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.gpu

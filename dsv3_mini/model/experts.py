@@ -13,7 +13,7 @@ Shapes: N tokens, K experts per token, E experts, D model width, F expert width,
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -94,8 +94,8 @@ def experts_sorted(x: Tensor, ids: Tensor, weights: Tensor, counts: Tensor, gate
     """One contiguous slice of assignments per expert; experts without tokens are skipped."""
     if not ids.numel():
         return torch.zeros_like(x)
-    order, inverse = expert_order(ids)
-    rows, row_weights = dispatch(x, weights, order, inverse)
+    layout = expert_layout(ids, counts)
+    rows, row_weights = dispatch(x, weights, layout)
     pieces, start = [], 0
     for count, w_gate_up, w_down in zip(counts.tolist(), gate_up.unbind(0), down.unbind(0), strict=True):
         if count:
@@ -103,43 +103,66 @@ def experts_sorted(x: Tensor, ids: Tensor, weights: Tensor, counts: Tensor, gate
             hidden = swiglu(F.linear(rows[span], w_gate_up)) * row_weights[span]
             pieces.append(F.linear(hidden, w_down))
             start += count
-    return combine(torch.cat(pieces), order, inverse, ids.shape[1])
+    return combine(torch.cat(pieces), layout, ids.shape[1])
 
 
 def experts_grouped(x: Tensor, ids: Tensor, weights: Tensor, counts: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     """The slices of all experts in two grouped matrix products."""
-    order, inverse = expert_order(ids)
-    rows, row_weights = dispatch(x, weights, order, inverse)
-    ends = counts.cumsum(0, dtype=torch.int32)
-    hidden = swiglu(F.grouped_mm(rows, gate_up.transpose(1, 2), offs=ends)) * row_weights
-    out = F.grouped_mm(hidden, down.transpose(1, 2), offs=ends)
-    return combine(out, order, inverse, ids.shape[1])
+    # In bf16 the CPU's library compiles a kernel for every size that it meets. Loads never repeat, so without rounding
+    # them up it would compile in every step, which costs as much again as the products.
+    multiple = 16 if x.dtype == torch.bfloat16 and not x.is_cuda else 1
+    layout = expert_layout(ids, counts, multiple)
+    rows, row_weights = dispatch(x, weights, layout)
+    hidden = swiglu(F.grouped_mm(rows, gate_up.transpose(1, 2), offs=layout.ends)) * row_weights
+    out = F.grouped_mm(hidden, down.transpose(1, 2), offs=layout.ends)
+    return combine(out, layout, ids.shape[1])
 
 
-def expert_order(ids: Tensor) -> tuple[Tensor, Tensor]:
-    """ids [N, K] -> the assignments ordered by expert, [M], and the inverse of that permutation.
+class Layout(NamedTuple):
+    """Assignments ordered by expert. Assignment m, one of M = N * K, belongs to token m // K."""
 
-    Assignment m belongs to token m // K. The sort is stable, so the result does not depend on the machine.
+    assignment: Tensor  # [R] which assignment stands in a row; R = M unless slices are filled up
+    row: Tensor  # [M] in which row an assignment stands: the inverse
+    ends: Tensor  # [E] int32, where the slice of each expert ends
+    filling: Tensor | None  # [R, 1] True for rows that only fill up a slice
+
+
+def expert_layout(ids: Tensor, counts: Tensor, multiple: int = 1) -> Layout:
+    """Order the assignments ids [N, K] by expert, each slice filled up to a multiple of `multiple` rows.
+
+    The sort is stable, so the result does not depend on the machine. Rows that fill up hold assignment 0 with weight 0:
+    nothing flows through them, forward or backward.
     """
     order = ids.flatten().argsort(stable=True)
     inverse = torch.empty_like(order)
     inverse[order] = torch.arange(order.numel(), device=order.device)
-    return order, inverse
+    if multiple == 1:
+        return Layout(order, inverse, counts.cumsum(0, dtype=torch.int32), None)
+    sizes = (counts + multiple - 1) // multiple * multiple
+    ends = sizes.cumsum(0)
+    shift = (ends - sizes) - (counts.cumsum(0) - counts)  # how far filling has moved the slice of each expert
+    row = inverse + shift[ids.flatten()]
+    assignment = torch.zeros(int(ends[-1]), dtype=order.dtype, device=order.device)
+    assignment[row] = torch.arange(order.numel(), device=order.device)
+    filling = torch.ones(len(assignment), 1, dtype=torch.bool, device=order.device)
+    filling[row] = False
+    return Layout(assignment, row, ends.to(torch.int32), filling)
 
 
-def dispatch(x: Tensor, weights: Tensor, order: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
-    """x [N, D], gate weights [N, K] -> one row per assignment in expert order: [M, D] and [M, 1].
+def dispatch(x: Tensor, weights: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+    """x [N, D], gate weights [N, K] -> one row per assignment in expert order: [R, D] and [R, 1].
 
-    The weights are applied to the F-wide hidden state and not to the D-wide output: the down-projection is linear, so the
-    result is the same, and F < D.
+    The weights are applied to the F-wide hidden state and not to the D-wide output: the down-projection is linear, so
+    the result is the same, and F < D.
     """
-    rows = _Dispatch.apply(x, order, inverse, weights.shape[1])
-    return rows, _Permute.apply(weights.reshape(-1, 1), order, inverse)
+    rows = _Dispatch.apply(x, layout.assignment, layout.row, weights.shape[1])
+    row_weights = _Permute.apply(weights.reshape(-1, 1), layout.assignment, layout.row)
+    return rows, row_weights if layout.filling is None else row_weights.masked_fill(layout.filling, 0.0)
 
 
-def combine(rows: Tensor, order: Tensor, inverse: Tensor, top_k: int) -> Tensor:
-    """Back to token order, and the K results of each token summed: [M, D] -> [N, D]."""
-    return _Permute.apply(rows, inverse, order).unflatten(0, (-1, top_k)).sum(1)
+def combine(rows: Tensor, layout: Layout, top_k: int) -> Tensor:
+    """Back to token order, and the K results of each token summed: [R, D] -> [N, D]."""
+    return _Permute.apply(rows, layout.row, layout.assignment).unflatten(0, (-1, top_k)).sum(1)
 
 
 class _Permute(torch.autograd.Function):
@@ -157,7 +180,7 @@ class _Permute(torch.autograd.Function):
 
 
 class _Dispatch(torch.autograd.Function):
-    """x[order // K]: every token once per chosen expert. Its gradient sums a token's K rows, in a fixed order."""
+    """x[assignment // K]: every token once per chosen expert. Its gradient sums a token's K rows, in a fixed order."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor, top_k: int) -> Tensor:

@@ -147,9 +147,14 @@ def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cau
     The fused kernels want one width for all three and otherwise fall back to the plain formula, which writes the whole
     [T, S] matrix to memory; zeros appended to v and cut off again cost less than that.
     """
-    width, missing = v.shape[-1], q.shape[-1] - v.shape[-1]
+    width, missing, dtype = v.shape[-1], q.shape[-1] - v.shape[-1], v.dtype
     if missing > 0:
         v = F.pad(v, (0, missing))
     mask = None if mask is None else mask.unsqueeze(1)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=scale)
-    return out[..., :width]
+    # §3.3.1 keeps attention in higher precision; on a CPU it is also the faster way, so autocast ends here.
+    upcast = torch.is_autocast_enabled("cpu") and not q.is_cuda
+    with torch.autocast("cpu", enabled=torch.is_autocast_enabled("cpu") and not upcast):
+        if upcast:
+            q, k, v = q.float(), k.float(), v.float()
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=scale)
+    return out[..., :width].to(dtype)

@@ -22,8 +22,8 @@ from dsv3_mini.errors import InputError
 # tenths: the scores are sigmoids); a run of a thousand steps needs a larger gamma to cover that distance in time.
 TRAIN_PRESETS: dict[str, dict[str, Any]] = {
     "nano": dict(
-        steps=1200, seq_len=256, batch_tokens=2048, micro_batch_tokens=2048, lr=2e-3, bias_update_speed=0.002,
-        checkpoint_every=300, eval_bytes=400_000,
+        steps=1300, seq_len=256, batch_tokens=1024, micro_batch_tokens=1024, lr=5e-3, bias_update_speed=0.01,
+        checkpoint_every=300, eval_bytes=500_000,
     ),
     "mini": dict(
         steps=3000, seq_len=512, batch_tokens=32768, micro_batch_tokens=32768, lr=2e-3, bias_update_speed=0.002,
@@ -53,6 +53,8 @@ class TrainConfig:
     seed: int = 0  # of the initial weights and of the order of the data
     resume: bool = False  # continue the run that `out` holds
     device: str = "auto"  # "auto", "cpu", "cuda" or "cuda:N"
+
+    precision: str = "auto"  # of matrix products: "fp32", "bf16" (weights stay fp32), or bf16 where that is fast
 
     seq_len: int | None = None  # tokens in a sequence
     batch_tokens: int | None = None  # tokens in an optimizer step, after the batch ramp
@@ -96,6 +98,7 @@ class TrainConfig:
             self.device in ("auto", "cpu", "cuda") or self.device.removeprefix("cuda:").isdigit()
         )
         _require(device_ok, "device", self.device, '"auto", "cpu", "cuda" or "cuda:N"')
+        _require(self.precision in ("auto", "fp32", "bf16"), "precision", self.precision, '"auto", "fp32" or "bf16"')
         self._check_sizes()
 
     def _check_sizes(self) -> None:

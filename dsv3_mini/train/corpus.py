@@ -24,7 +24,7 @@ from dsv3_mini.train.own_corpus import corpus_from_dataset, corpus_from_path
 
 __all__ = ["Corpus", "Document", "corpus_from_dataset", "corpus_from_path", "embedded_corpus"]
 
-MATH_SHARE = 0.08  # of the bytes of the embedded corpus
+MATH_SHARE = 0.05  # of the bytes of the embedded corpus
 MATH_LINES = 50  # problems in one document
 SMALLEST = 200  # bytes: files and docstring collections below this are mostly boilerplate
 

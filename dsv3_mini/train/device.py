@@ -22,8 +22,19 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
-def autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """bf16 matrix products on a GPU that has them, over fp32 master weights; plain fp32 elsewhere."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported():
-        return torch.autocast("cuda", torch.bfloat16)
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 matrices by itself, at about twice the rate of fp32 or more."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def autocast(device: torch.device, precision: str = "auto") -> contextlib.AbstractContextManager[Any]:
+    """Matrix products in bf16 over fp32 master weights (`bf16`, and `auto` where the device is fast at it), or all in fp32.
+
+    Norms, router, softmax and losses stay in fp32 either way (§3.3.1 keeps the same parts in higher precision).
+    """
+    if precision == "bf16" or (precision == "auto" and has_fast_bf16(device)):
+        return torch.autocast(device.type, torch.bfloat16)
     return contextlib.nullcontext()

@@ -38,6 +38,7 @@ from dsv3_mini.train.checkpoint import (
 from dsv3_mini.train.config import ResolvedConfig, TrainConfig
 from dsv3_mini.train.data import RunData, open_data
 from dsv3_mini.train.device import autocast, pick_device
+from dsv3_mini.train.memory import keep_freed_memory
 from dsv3_mini.train.evaluate import bits_per_byte, evaluate_model, select_documents
 from dsv3_mini.train.metrics import MetricsLog, peak_flops, training_flops_per_token
 from dsv3_mini.train.optimizer import build_optimizer, clip_gradients, set_learning_rate
@@ -81,6 +82,8 @@ def train(cfg: TrainConfig, *, progress: bool = True) -> TrainResult:
     settings = run_folder.enter(cfg)
     device = pick_device(settings.device)
     data = open_data(settings, say)
+    if device.type == "cpu":
+        keep_freed_memory()
     with run_folder.locked(settings.out):
         run_folder.begin(settings, data)
         return _Run(settings, data, device, say).go(progress)
@@ -94,6 +97,7 @@ def train_step(
     settings: StepSettings,
     *,
     micro_sequences: int,
+    precision: str = "fp32",
     where: str = "",
 ) -> StepResult:
     """One optimizer step on inputs and targets, both [sequences, T], `micro_sequences` at a time.
@@ -106,7 +110,7 @@ def train_step(
     sums: dict[str, Tensor] = {}
     counts = torch.zeros(cfg.num_moe_layers, cfg.n_routed_experts, dtype=torch.long, device=device)
     for tokens, nexts in zip(inputs.split(micro_sequences), targets.split(micro_sequences), strict=True):
-        with autocast(device):
+        with autocast(device, precision):
             out = model(tokens.to(device, non_blocking=True), nexts.to(device, non_blocking=True), keep_logits=False)
         # All sequences are equally long, so a micro-batch weighs as much as its share of the sequences.
         share = len(tokens) / len(inputs)
@@ -213,6 +217,7 @@ class _Run:
                     *self.data.windows.batch(settings.start, settings.sequences),
                     settings,
                     micro_sequences=max(1, cfg.micro_batch_tokens // seq_len),
+                    precision=cfg.precision,
                     where=where,
                 )
                 self.done = step

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -469,23 +468,22 @@ BAD_SIZES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "two MTP modules": (dict(num_nextn_predict_layers=2), ("num_nextn_predict_layers = 2",)),
     "queries not compressed": (dict(q_lora_rank=None), ("q_proj", "missing")),
     "fewer experts": (dict(n_routed_experts=4, n_group=2, topk_group=2), ("experts.4.", "not part")),
-    "a billion layers": (dict(num_hidden_layers=10**9, num_nextn_predict_layers=0), ("num_hidden_layers",)),
-    "a billion modules": (dict(num_nextn_predict_layers=10**9), ("num_nextn_predict_layers",)),
-    "a billion experts": (dict(n_routed_experts=4 * 10**9), ("n_routed_experts",)),
+    "far too many layers": (dict(num_hidden_layers=10**12, num_nextn_predict_layers=0), ("num_hidden_layers",)),
+    "far too many modules": (dict(num_nextn_predict_layers=10**12), ("num_nextn_predict_layers",)),
+    "far too many experts": (dict(n_routed_experts=4 * 10**12), ("n_routed_experts",)),
     "a width beyond memory": (dict(hidden_size=10**9), ("[61, 1000000000]",)),
     "a width beyond numbers": (dict(hidden_size=2**62, moe_intermediate_size=2**61), ("cannot be built",)),
     "a theta of one": (dict(rope_theta=1.0, rope_scaling={"type": "yarn", "factor": 4}), ("cannot be built",)),
 }
 
 
+@pytest.mark.timeout(120)  # whoever builds or counts by such numbers first does not come back
 @pytest.mark.parametrize(("changes", "parts"), BAD_SIZES.values(), ids=BAD_SIZES)
 def test_a_config_of_another_model_is_refused_at_once(
     changes: dict[str, Any], parts: tuple[str, ...], one: Path
 ) -> None:
     edit_json(one / "config.json", rope_parameters=..., **changes)
-    start = time.perf_counter()
     refused(one, str(one), *parts)
-    assert time.perf_counter() - start < 10  # before anything was built or read by such numbers
 
 
 def test_nothing_is_built_for_a_folder_that_is_refused(one: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,11 +133,12 @@ def routers(layers: int, experts: int) -> list[Router]:
 
 def bias_update_error(update: Callable[[list[Router], Tensor, float], None]) -> float:
     """Largest distance from b_i + speed * sign(mean - c_i), worked out by hand."""
-    ours = routers(2, 4)
+    ours = routers(3, 4)
     ours[1].e_score_correction_bias += 1.0
-    # Mean load 5. Layer 1: over, under, exactly at the mean, over. Layer 2: everything on one expert.
-    update(ours, torch.tensor([[7, 1, 5, 7], [0, 0, 20, 0]]), 0.25)
-    expected = torch.tensor([[-0.25, 0.25, 0.0, -0.25], [1.25, 1.25, 0.75, 1.25]])
+    # Mean load 5. Layer 1: over, under, exactly at the mean, over. Layer 2: everything on one expert. Layer 3, an MTP
+    # module, saw fewer tokens: its mean is 4.
+    update(ours, torch.tensor([[7, 1, 5, 7], [0, 0, 20, 0], [4, 4, 5, 3]]), 0.25)
+    expected = torch.tensor([[-0.25, 0.25, 0.0, -0.25], [1.25, 1.25, 0.75, 1.25], [0.0, 0.0, -0.25, 0.25]])
     return (torch.stack([r.e_score_correction_bias for r in ours]) - expected).abs().max().item()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from torch import Tensor
 
 import dsv3_mini.model.experts as experts_module
 from dsv3_mini.errors import InputError
-from dsv3_mini.model.experts import Experts, experts_grouped, experts_loop, experts_sorted
+from dsv3_mini.model.experts import Experts, expert_layout, experts_grouped, experts_loop, experts_sorted
 from dsv3_mini.model.moe import MLP, MoE
 from dsv3_mini.model.router import Routing
 from dsv3_mini.model.transformer import DeepSeekV3
@@ -20,6 +22,15 @@ from .reference import randomise, small_config
 
 PATHS = {"loop": experts_loop, "sorted": experts_sorted, "grouped": experts_grouped}
 E, D, F = 6, 16, 8
+
+
+def experts_filled(*arguments: Tensor) -> Tensor:
+    """The grouped path with slices filled up to a multiple of 4 rows, as it does to 16 in bf16 on a CPU."""
+    with mock.patch.object(experts_module, "expert_layout", lambda ids, counts, _: expert_layout(ids, counts, 4)):
+        return experts_grouped(*arguments)
+
+
+FUNCTIONS = {**PATHS, "filled": experts_filled}
 
 # Expert ids [N, K] by name: every way a load can fall.
 LOADS = {
@@ -51,18 +62,18 @@ def run(path: str, ids: Tensor, leaves: tuple[Tensor, ...]) -> Tensor:
     x, weights, gate_up, down = leaves
     if path == "literal":
         return literal_experts(x, ids, weights, gate_up, down)
-    return PATHS[path](x, ids, weights, torch.bincount(ids.flatten(), minlength=E), gate_up, down)
+    return FUNCTIONS[path](x, ids, weights, torch.bincount(ids.flatten(), minlength=E), gate_up, down)
 
 
 def forward_and_gradients(path: str, ids: Tensor, leaves: tuple[Tensor, ...]) -> list[Tensor]:
     """Output, then the gradients of x, gate weights, gate_up, down under a fixed random upstream gradient."""
     leaves = tuple(t.detach().requires_grad_() for t in leaves)
     out = run(path, ids, leaves)
-    upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(9))
+    upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(9)).to(out.dtype)
     return [out.detach(), *torch.autograd.grad(out, leaves, upstream)]
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", FUNCTIONS)
 @pytest.mark.parametrize("load", LOADS)
 def test_equals_token_by_token_forward_and_backward(path: str, load: str) -> None:
     ids = LOADS[load]
@@ -76,7 +87,7 @@ def test_equals_token_by_token_forward_and_backward(path: str, load: str) -> Non
         torch.testing.assert_close(ours, literal, atol=5e-6, rtol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", FUNCTIONS)
 def test_unused_experts_get_a_zero_gradient(path: str) -> None:
     ids = LOADS["two experts empty"]
     _, _, _, gate_up, down = forward_and_gradients(path, ids, inputs(ids))
@@ -103,7 +114,7 @@ def test_input_need_not_be_contiguous(path: str, layout: str) -> None:
     torch.testing.assert_close(ours, literal, atol=5e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", FUNCTIONS)
 def test_gradient_of_a_plain_sum(path: str) -> None:
     # .sum() sends back a gradient of stride 0, which a grouped product refuses.
     ids = LOADS["random"]
@@ -120,20 +131,22 @@ def test_paths_agree_for_any_load(n: int, k: int, skew: float, seed: int) -> Non
     preference = skew * torch.arange(E) + torch.rand(n, E, generator=torch.Generator().manual_seed(seed))
     ids = preference.topk(k).indices
     leaves = inputs(ids, seed)
-    outputs = {path: forward_and_gradients(path, ids, leaves) for path in PATHS}
-    for path in ("sorted", "grouped"):
+    outputs = {path: forward_and_gradients(path, ids, leaves) for path in FUNCTIONS}
+    for path in ("sorted", "grouped", "filled"):
         for ours, loop in zip(outputs[path], outputs["loop"]):
             torch.testing.assert_close(ours, loop, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_bf16_stays_within_rounding_of_fp32(path: str) -> None:
-    ids = LOADS["random"]
-    leaves = [t.detach().to(torch.bfloat16) for t in inputs(ids)]
-    out = run(path, ids, tuple(leaves))
-    exact = literal_experts(*(t.double() if t.is_floating_point() else t for t in (leaves[0], ids, *leaves[1:])))
-    assert out.dtype == torch.bfloat16
-    assert (out.double() - exact).abs().max() < 0.02 * exact.abs().max()  # five roundings of 0.4 %
+@pytest.mark.parametrize("load", LOADS)
+def test_bf16_stays_within_rounding_of_fp32_forward_and_backward(path: str, load: str) -> None:
+    ids = LOADS[load]
+    leaves = tuple(t.detach().to(torch.bfloat16) for t in inputs(ids))
+    ours = forward_and_gradients(path, ids, leaves)
+    exact = forward_and_gradients("literal", ids, tuple(t.double() for t in leaves))
+    for a, b in zip(ours, exact):
+        assert a.dtype == torch.bfloat16
+        assert (a.double() - b).abs().max() < 0.03 * b.abs().max()  # a handful of roundings of 0.4 %
 
 
 # The module

@@ -135,14 +135,15 @@ def test_a_long_context_with_a_single_query_is_as_exact() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("path", ["expanded", "absorbed"])
-def test_rows_at_different_positions(path: str) -> None:
-    """Row 0 holds 2 tokens, row 1 holds 5: each continues where it stands and reads its own past only."""
+@pytest.mark.parametrize("path", ["auto", "expanded", "absorbed"])
+@pytest.mark.parametrize("lengths", [[2, 5], [5, 4], [0, 5], [5, 0]])
+def test_rows_at_different_positions(path: str, lengths: list[int]) -> None:
+    """Each row continues where it stands and reads its own past only, a row without a past too."""
     mla, cfg = make_mla(rope_scaling=small_yarn())
     x, cache = randn(2, 9, cfg.hidden_size), LatentCache(cfg, 2, 12)
     mla(x[:, :5], *RotaryEmbedding(cfg)(cache.begin(5)), cache=cache)
     cache.commit()
-    cache.crop([2, 5])
+    cache.crop(lengths)
     for new in (1, 3):
         at = list(cache.lengths)
         positions = cache.begin(new)

@@ -180,7 +180,8 @@ def test_texts_shorter_than_the_depth(depth: int, length: int, grad: bool) -> No
     model = make_model(depth)
     tokens = random_tokens(model.cfg, length=length)
     with torch.set_grad_enabled(grad):
-        out = model(tokens, tokens)
+        out = model(tokens, tokens, record_routing=True)
+    assert [r.ids.shape[1] for r in out.routing[2:]] == [m.shape[1] for m in out.mtp_logits]
     assert [m.shape[1] for m in out.mtp_logits] == [max(length - k, 0) for k in range(1, depth + 1)]
     assert all(torch.isfinite(loss) for loss in out.losses.values())
     if length == 1:

@@ -6,7 +6,7 @@ that the parity tests pass on a broken model.
 
 Where a mistake amounts to other weights, it is made by changing weights: swapping the halves of `eh_proj` *is* the
 other concatenation order. That way a mutation cannot miss its target when code moves. The rest replaces one method by
-the literal version of `literal.py` with one mistake switched on; without a mistake that version passes (`test_controls`).
+the version of `literal.py` with one mistake switched on; without a mistake that version passes (`test_controls`).
 """
 
 from __future__ import annotations
@@ -346,8 +346,12 @@ def test_gradient_of_the_balance_loss_notices(mistake: Callable[[Tensor, int], T
         lambda routers, counts, speed: [
             r.e_score_correction_bias.add_(speed * (c.float().mean() - c)) for r, c in zip(routers, counts)
         ],
+        lambda routers, counts, speed: [
+            r.e_score_correction_bias.add_(speed * torch.sign(counts.float().mean() - c))
+            for r, c in zip(routers, counts)
+        ],
     ],
-    ids=["busy experts get busier", "twice a step", "layers mixed up", "in proportion to the error"],
+    ids=["busy experts get busier", "twice a step", "layers mixed up", "by the error", "mean over all layers"],
 )
 def test_the_bias_update_test_notices(mistake: Callable[[list[Router], Tensor, float], Any]) -> None:
     assert bias_update_error(mistake) >= 0.25

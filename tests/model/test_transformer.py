@@ -241,6 +241,18 @@ def test_bf16_model_keeps_its_routing_biases_in_fp32() -> None:
     assert out.logits.dtype == torch.bfloat16 and torch.isfinite(out.logits).all()
 
 
+def test_autocast_trains_in_bf16_and_keeps_gradients_in_fp32() -> None:
+    model, tokens = make_model(), random_tokens(small_config())
+    exact = model(tokens, tokens)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = model(tokens, tokens, record_routing=True)
+    sum(out.losses.values()).backward()
+    for name, loss in out.losses.items():
+        assert loss.dtype == torch.float32 and loss.item() == pytest.approx(exact.losses[name].item(), rel=0.03), name
+    assert all(record.scores.dtype == torch.float32 for record in out.routing)
+    assert all(p.grad.dtype == torch.float32 and torch.isfinite(p.grad).all() for p in model.parameters())
+
+
 # Fresh weights
 
 
@@ -260,12 +272,13 @@ def test_fresh_weights_follow_the_generator_and_the_config() -> None:
             assert torch.equal(value, torch.zeros_like(value)), name
         else:
             assert not torch.equal(value, states[2][name]), name
-            # None: 1/sqrt(fan-in), the last dimension. 5 standard errors of the estimate.
-            error = 5 / (2 * value.numel()) ** 0.5
-            assert value.std().item() == pytest.approx(value.shape[-1] ** -0.5, rel=error), name
+            # None: 1/sqrt(fan-in), the last dimension; 1 for an embedding, whose rows are picked and not summed.
+            fan_in = 1 if name == "model.embed_tokens.weight" else value.shape[-1]
+            error = 5 / (2 * value.numel()) ** 0.5  # 5 standard errors of the estimate
+            assert value.std().item() == pytest.approx(fan_in**-0.5, rel=error), name
     fixed = DeepSeekV3(dataclasses.replace(cfg, initializer_range=0.006))
-    assert fixed.lm_head.weight.std().item() == pytest.approx(0.006, rel=0.02)
-    assert fixed.model.layers[1].mlp.experts.down_proj.std().item() == pytest.approx(0.006, rel=0.05)
+    for weight in (fixed.lm_head.weight, fixed.model.embed_tokens.weight, fixed.model.layers[1].mlp.experts.down_proj):
+        assert weight.std().item() == pytest.approx(0.006, rel=0.05)
 
 
 def test_a_fresh_model_knows_nothing_yet() -> None:

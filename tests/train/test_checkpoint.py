@@ -74,11 +74,11 @@ def test_nothing_is_pickled(tmp_path, trained):
 
 
 def test_the_newest_whole_checkpoint_is_found(tmp_path, trained):
-    for step in (9, 10, 1_000_000):
+    for step in (9, 999_999, 1_000_000):
         save(tmp_path, step, trained)
     assert latest_checkpoint(tmp_path).name == "step-1000000"
     (tmp_path / "checkpoints" / "step-1000000" / "model.safetensors").unlink()
-    assert latest_checkpoint(tmp_path).name == "step-000010"
+    assert latest_checkpoint(tmp_path).name == "step-999999"
     assert latest_checkpoint(tmp_path / "checkpoints" / "step-000009").name == "step-000009"
 
 

@@ -28,7 +28,7 @@ def test_three_domains_in_proportion(corpus):
     assert list(sizes) == ["code", "math", "prose"]
     total = sum(sum(row.values()) for row in sizes.values())
     assert total > 2_000_000, "even a small standard library has this much"
-    assert 0.05 <= sum(sizes["math"].values()) / total <= 0.10
+    assert 0.04 <= sum(sizes["math"].values()) / total <= 0.10
     for row in sizes.values():
         assert 0.01 < row["heldout"] / sum(row.values()) < 0.12
 
@@ -118,6 +118,21 @@ def test_split_is_by_name_alone(monkeypatch, tmp_path, corpus):
     small = embedded_corpus()
     assert {d.name for d in of_domain(small.heldout, "code")} == {*names, f"{package.name}/__init__.py"}
     assert {d.name for d in of_domain(small.train, "code")} == set(others)
+
+
+def test_of_a_text_on_both_sides_training_loses_its_copy(monkeypatch, tmp_path):
+    held_out = next(name for name in (f"z{n}" for n in range(1000)) if is_held_out(name))
+    trained_on = next(name for name in (f"a{n}" for n in range(1000)) if not is_held_out(name))
+    story = "What both modules say about themselves, at length. " * 8
+    for name in (held_out, trained_on):
+        own = f"Only {name} says this, and it says it so that there is something to say. " * 4
+        (tmp_path / f"{name}.py").write_text(f'"""{story}"""\n\n\ndef f():\n    """{own}"""\n    return "{own}"\n')
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(corpus_module, "_help_topics", lambda: [])
+    corpus = embedded_corpus()
+    kept, lost = (of_domain(side, "prose") for side in (corpus.heldout, corpus.train))
+    assert [d.name for d in kept + lost] == [f"{held_out}.py", f"{trained_on}.py"]
+    assert story.strip() in kept[0].text and story.strip() not in lost[0].text
 
 
 def test_what_is_no_code_is_left_out(monkeypatch, tmp_path):

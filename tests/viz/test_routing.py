@@ -65,6 +65,7 @@ def test_tokens_are_text_whatever_they_hold() -> None:
     assert labels == ["$x_1$", "<b>&", "␣indented⏎", "\\u4f60", "\\u202e", "\\x00"]
     figure = _draw(tokens=labels, ids=IDS.repeat(2, 1), weights=WEIGHTS.repeat(2, 1))
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == labels
+    assert not any(label.get_parse_math() for label in figure.axes[0].get_yticklabels())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figure.canvas.draw()
