@@ -30,11 +30,16 @@ def has_fast_bf16(device: torch.device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+def matrix_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
+    """The type of matrix products: bf16 for `bf16`, and for `auto` where the device is fast at it; else fp32."""
+    fast = precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
+    return torch.bfloat16 if fast else torch.float32
+
+
 def autocast(device: torch.device, precision: str = "auto") -> contextlib.AbstractContextManager[Any]:
-    """Matrix products in bf16 over fp32 master weights (`bf16`, and `auto` where the device is fast at it), or all in fp32.
+    """Matrix products in `matrix_dtype`, over fp32 master weights.
 
     Norms, router, softmax and losses stay in fp32 either way (§3.3.1 keeps the same parts in higher precision).
     """
-    if precision == "bf16" or (precision == "auto" and has_fast_bf16(device)):
-        return torch.autocast(device.type, torch.bfloat16)
-    return contextlib.nullcontext()
+    dtype = matrix_dtype(device, precision)
+    return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)

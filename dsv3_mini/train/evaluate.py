@@ -35,7 +35,7 @@ from dsv3_mini.train.token_data import Windows, held_out_windows
 from dsv3_mini.train.tokenizer import Tokenizer
 
 _TOKENS_AT_ONCE = 4096
-_USUAL_WINDOW = 1024  # where no run says how long its windows were
+_USUAL_WINDOW = 256  # without a run that says how long the windows in training were: what the smallest preset has
 _USUAL_BYTES = 400_000
 
 

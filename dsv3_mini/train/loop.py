@@ -37,9 +37,9 @@ from dsv3_mini.train.checkpoint import (
 )
 from dsv3_mini.train.config import ResolvedConfig, TrainConfig
 from dsv3_mini.train.data import RunData, open_data
-from dsv3_mini.train.device import autocast, pick_device
-from dsv3_mini.train.memory import keep_freed_memory
+from dsv3_mini.train.device import autocast, matrix_dtype, pick_device
 from dsv3_mini.train.evaluate import bits_per_byte, evaluate_model, select_documents
+from dsv3_mini.train.memory import keep_freed_memory
 from dsv3_mini.train.metrics import MetricsLog, peak_flops, training_flops_per_token
 from dsv3_mini.train.optimizer import build_optimizer, clip_gradients, set_learning_rate
 from dsv3_mini.train.schedule import Schedule, StepSettings, warmup_steps
@@ -190,7 +190,7 @@ class _Run:
 
     def _train(self, progress: bool) -> None:
         cfg, schedule, seq_len = self.cfg, self.schedule, self.cfg.seq_len
-        peak = peak_flops(self.device)
+        peak = peak_flops(self.device, matrix_dtype(self.device, cfg.precision))
         flops_per_token = training_flops_per_token(self.model.cfg, seq_len)
         metrics = MetricsLog(cfg.out / "metrics.jsonl", keep_steps=self.done)
         # Counted in tokens, not steps: batches grow at the beginning, so time left follows the tokens.

@@ -64,17 +64,16 @@ def training_flops_per_token(cfg: ModelConfig, seq_len: int) -> float:
     return 6 * matmul_parameters(cfg) + attention_layers * scores_and_values
 
 
-def peak_flops(device: torch.device, size: int = 1024, seconds: float = 0.5) -> float:
-    """Matrix FLOP/s of `device`: of the data sheet (bf16) for GPUs we know, else measured for `seconds`.
+def peak_flops(device: torch.device, dtype: torch.dtype, size: int = 1024, seconds: float = 0.5) -> float:
+    """Matrix FLOP/s of `device` in `dtype`: of the data sheet for GPUs we know in bf16, else measured for `seconds`.
 
-    Measured with the threads that torch uses now, in the dtype that training uses there: fp32 on a CPU.
+    Measured with the threads that torch uses now.
     """
-    if device.type == "cuda":
+    if device.type == "cuda" and dtype == torch.bfloat16:
         name = torch.cuda.get_device_name(device)
         for known, flops in _PEAK_BF16:
             if known in name:
                 return flops
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     a = torch.ones(size, size, device=device, dtype=dtype)
     b = torch.ones(size, size, device=device, dtype=dtype)
     best, end = float("inf"), time.perf_counter() + seconds

@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from dsv3_mini.config import ModelConfig
 from dsv3_mini.errors import InputError
 from dsv3_mini.interop.load import load_pretrained
 from dsv3_mini.model.transformer import DeepSeekV3
 from dsv3_mini.train import loop, run_folder
 from dsv3_mini.train.checkpoint import find_damage, latest_checkpoint, list_checkpoints
+from dsv3_mini.train.config import TRAIN_PRESETS
 from dsv3_mini.train.loop import TrainingDiverged, train, train_step
 from dsv3_mini.train.metrics import read_metrics
 from dsv3_mini.train.optimizer import build_optimizer
@@ -132,6 +134,17 @@ def test_a_step_that_is_not_finite_changes_nothing_and_says_where(fresh, where):
         assert "not finite in" in str(caught.value)
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
     assert not optimizer.state
+
+
+def test_products_in_bf16_leave_fp32_master_weights(fresh):
+    model, optimizer, inputs, targets = fresh()
+    exact = train_step(model, optimizer, inputs, targets, SETTINGS, micro_sequences=6, precision="fp32")
+    model, optimizer, inputs, targets = fresh()
+    rounded = train_step(model, optimizer, inputs, targets, SETTINGS, micro_sequences=6, precision="bf16")
+    assert rounded.losses != exact.losses, "something was rounded"
+    assert rounded.losses == pytest.approx(exact.losses, rel=0.02)  # bf16 has 8 bits
+    assert {p.dtype for p in model.parameters()} == {p.grad.dtype for p in model.parameters()} == {torch.float32}
+    assert {value.dtype for state in optimizer.state.values() for value in state.values()} == {torch.float32}
 
 
 # A whole run
@@ -355,6 +368,7 @@ def test_out_may_not_be_a_file(tiny_run, tmp_path):
         ({"fim_rate": 1.5}, "fim_rate"),
         ({"device": "tpu"}, "device"),
         ({"device": "cuda:x"}, "device"),
+        ({"precision": "fp8"}, "precision"),
         ({"keep_checkpoints": 0}, "keep_checkpoints"),
         ({"eval_every": -1}, "eval_every"),
         ({"batch_tokens": 65}, "batch_tokens"),
@@ -385,7 +399,7 @@ def test_a_corpus_that_is_too_short_leaves_no_folder(tiny_run, tmp_path):
 
 def test_presets_fill_what_is_left_open():
     cfg = loop.TrainConfig(out=Path("x"), lr=0.5).resolved()
-    assert (cfg.steps, cfg.lr, cfg.model.hidden_size) == (loop.TrainConfig(out=Path("y")).resolved().steps, 0.5, 256)
+    assert (cfg.steps, cfg.lr) == (TRAIN_PRESETS["nano"]["steps"], 0.5) and cfg.model == ModelConfig.preset("nano")
     assert all(getattr(cfg, field.name) is not None for field in dataclasses.fields(run_folder.ResolvedConfig)
                if field.name not in ("text", "dataset", "warmup_steps"))  # fmt: skip
 
@@ -420,7 +434,7 @@ import torch
 from dsv3_mini.config import ModelConfig
 from dsv3_mini.train import loop
 loop.evaluate_model = lambda *args, **kwargs: {"bits_per_byte": {}}
-loop.peak_flops = lambda device: 1e12
+loop.peak_flops = lambda *args: 1e12
 torch.set_num_threads(1)
 settings = json.loads(sys.argv[1])
 settings["model"] = ModelConfig(**settings["model"])

@@ -47,7 +47,7 @@ def test_a_longer_window_costs_attention_only(tiny_model):
 
 
 def test_peak_is_a_rate_a_machine_can_have():
-    assert 1e8 < peak_flops(torch.device("cpu"), size=256, seconds=0.05) < 1e15
+    assert 1e8 < peak_flops(torch.device("cpu"), torch.float32, size=256, seconds=0.05) < 1e15
 
 
 def test_the_file_can_be_read_while_it_grows(tmp_path):
