@@ -1,10 +1,12 @@
-"""The routed experts, and three ways to run them that are equal to rounding (the last sum of Eq. 12).
+"""The routed experts, and ways to run them that are equal to rounding (the last sum of Eq. 12).
 
 * `loop`: expert by expert, pick its tokens, run it, add the result. What lesson 06 writes; the test of the others.
 * `sorted`: copy each token once per chosen expert, ordered by expert, so that every expert reads one contiguous slice. No
   padding and no dropped token, however uneven the load (§2.1.2, "No Token-Dropping").
 * `grouped`: the same order, all experts in one grouped matrix product. The only one that needs no word from the device
   about how many tokens each expert got.
+* `gathered`: for a handful of tokens, as in decoding. Tokens are few, so the weights come to them: each assignment gets a
+  copy of its expert, and all are one batched product.
 
 Expert weights are stacked, gate rows above up rows, as the Hugging Face model holds them in memory.
 
@@ -23,8 +25,9 @@ from dsv3_mini.config import ModelConfig
 from dsv3_mini.errors import InputError
 from dsv3_mini.model.router import Routing
 
-ExpertsPath = Literal["auto", "loop", "sorted", "grouped"]
+ExpertsPath = Literal["auto", "loop", "sorted", "grouped", "gathered"]
 HAS_GROUPED_MM = hasattr(F, "grouped_mm")
+MOST_GATHERED = 2**20  # weights copied by `gathered`, 4 MB in fp32: beyond it, copying costs more than it saves
 
 
 class Experts(nn.Module):
@@ -43,10 +46,10 @@ class Experts(nn.Module):
         x, gate_up, down = x.to(dtype), self.gate_up_proj.to(dtype), self.down_proj.to(dtype)
         if x.shape[0] == 0:  # an MTP module at the end of a short text has nothing to do
             return x
-        run = {"loop": experts_loop, "sorted": experts_sorted, "grouped": experts_grouped}[self.choose_path(x)]
+        run = _PATHS[self.choose_path(x, routing.ids.numel())]
         return run(x, routing.ids, routing.weights.to(dtype), routing.counts, gate_up, down)
 
-    def choose_path(self, x: Tensor) -> str:
+    def choose_path(self, x: Tensor, assignments: int) -> str:
         """The fastest path that this machine and these shapes allow, unless one was forced."""
         # A grouped product reads the rows of each matrix in steps of 16 bytes.
         widths = (self.gate_up_proj.shape[-1], self.down_proj.shape[-1])
@@ -58,14 +61,16 @@ class Experts(nn.Module):
             )
         if self.path != "auto":
             return self.path
-        # A handful of tokens, as in decoding, is over before a grouped product has been set up.
-        few = not x.is_cuda and not torch.is_grad_enabled() and x.shape[0] <= 16
-        return "grouped" if HAS_GROUPED_MM and aligned and not few else "sorted"
+        if not torch.is_grad_enabled():
+            experts, double_width, model_width = self.gate_up_proj.shape
+            if assignments <= experts and assignments * double_width * model_width <= MOST_GATHERED:
+                return "gathered"
+        return "grouped" if HAS_GROUPED_MM and aligned else "sorted"
 
     def force_path(self, path: ExpertsPath) -> None:
         """Use one path from now on (`"auto"`: choose again at each call)."""
-        if path not in ("auto", "loop", "sorted", "grouped"):
-            raise InputError(f"experts path {path!r} cannot be: it must be auto, loop, sorted or grouped")
+        if path != "auto" and path not in _PATHS:
+            raise InputError(f"experts path {path!r} cannot be: it must be auto, {', '.join(_PATHS)}")
         if path == "grouped" and not HAS_GROUPED_MM:
             raise InputError(
                 f"experts path 'grouped' needs torch.nn.functional.grouped_mm; torch {torch.__version__} has none"
@@ -116,6 +121,23 @@ def experts_grouped(x: Tensor, ids: Tensor, weights: Tensor, counts: Tensor, gat
     hidden = swiglu(F.grouped_mm(rows, gate_up.transpose(1, 2), offs=layout.ends)) * row_weights
     out = F.grouped_mm(hidden, down.transpose(1, 2), offs=layout.ends)
     return combine(out, layout, ids.shape[1])
+
+
+def experts_gathered(x: Tensor, ids: Tensor, weights: Tensor, counts: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """One matrix per assignment, copied out of the stack: no sorting, two batched products. For few assignments only."""
+    chosen, top_k = ids.flatten(), ids.shape[1]
+    rows = x.repeat_interleave(top_k, dim=0).unsqueeze(-1)  # [M, D, 1]
+    hidden = swiglu(torch.bmm(gate_up.index_select(0, chosen), rows).squeeze(-1))  # [M, F]
+    hidden = (hidden * weights.reshape(-1, 1)).unsqueeze(-1)
+    return torch.bmm(down.index_select(0, chosen), hidden).unflatten(0, (-1, top_k)).sum(1).squeeze(-1)
+
+
+_PATHS = {
+    "loop": experts_loop,
+    "sorted": experts_sorted,
+    "grouped": experts_grouped,
+    "gathered": experts_gathered,
+}
 
 
 class Layout(NamedTuple):

@@ -122,19 +122,26 @@ class MLA(nn.Module):
         """
         batch, new = q_nope.shape[:2]
         w_uk, w_uv = self.absorbed_weights()
-        q_latent = torch.einsum("bthn,hnc->bthc", q_nope, w_uk)
+        q_latent = by_head(q_nope, w_uk)
         q = torch.cat((q_latent, q_pe), dim=-1).flatten(1, 2)  # [B, T * H, C + R]: all heads read one memory
         scores = (q @ memory.transpose(1, 2)).unflatten(1, (new, self.heads)) * self.scale  # [B, T, H, S]
         if mask is not None:
             scores = scores.masked_fill(~mask.unsqueeze(-2), float("-inf"))
         weights = scores.softmax(-1, dtype=torch.float32).to(memory.dtype).flatten(1, 2)
         seen = (weights @ memory[..., : self.latent_dim]).view(batch, new, self.heads, self.latent_dim)
-        return torch.einsum("bthc,hvc->bthv", seen, w_uv)
+        return by_head(seen, w_uv.transpose(1, 2))
 
     def absorbed_weights(self) -> tuple[Tensor, Tensor]:
         """Views of kv_b_proj by head: W^UK [H, N, C] and W^UV [H, V, C]."""
         by_head = self.kv_b_proj.weight.unflatten(0, (self.heads, self.nope_dim + self.v_dim))
         return by_head[:, : self.nope_dim], by_head[:, self.nope_dim :]
+
+
+def by_head(x: Tensor, weights: Tensor) -> Tensor:
+    """Every head its own matrix: x [B, T, H, A] and weights [H, A, C] -> [B, T, H, C]. (einsum "btha,hac->bthc".)"""
+    batch, tokens = x.shape[:2]
+    out = torch.bmm(x.flatten(0, 1).transpose(0, 1), weights)  # [H, B * T, C]
+    return out.transpose(0, 1).unflatten(0, (batch, tokens))
 
 
 def _causal(tokens: int, device: torch.device) -> Tensor:

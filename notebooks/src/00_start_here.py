@@ -143,7 +143,7 @@ print(f"{cfg.vocab_size} different tokens")
 # Every piece is made of bytes, so any text can be written, also in a script that the tokenizer has never met.
 
 # %%
-prompt = "def add(a, b):\n    return "  # yours: any text
+prompt = "def add(a, b):\n    return"  # yours: any text
 
 tokens = tokenizer.encode(prompt)
 pieces = [token_label(tokenizer.decode_bytes([token])) for token in tokens]
@@ -416,7 +416,7 @@ print(" | ".join(token_label(tokenizer.decode_bytes([token])) for token in wrong
 # ## Recap
 #
 # * Text becomes tokens, tokens become logits, the last position's logits become the next token.
-# * Each token goes to a few experts: most parameters rest while it passes.
+# * Each token goes to a few experts: in V3 most parameters rest while it passes.
 # * Bits per byte on text that was held out says how good a model is, whatever its tokenizer.
 #
 # The whole course. What has a link is there already; the others are being built.

@@ -20,7 +20,12 @@ from dsv3_mini.model.transformer import DeepSeekV3
 from .literal import literal_experts, literal_router
 from .reference import randomise, small_config
 
-PATHS = {"loop": experts_loop, "sorted": experts_sorted, "grouped": experts_grouped}
+PATHS = {
+    "loop": experts_loop,
+    "sorted": experts_sorted,
+    "grouped": experts_grouped,
+    "gathered": experts_gathered,
+}
 E, D, F = 6, 16, 8
 
 
@@ -189,8 +194,8 @@ def test_the_forced_path_is_the_one_that_runs(path: str, monkeypatch: pytest.Mon
     model.set_experts_path(path)
     ran = set()
     for name in PATHS:
-        original = getattr(experts_module, f"experts_{name}")
-        monkeypatch.setattr(experts_module, f"experts_{name}", lambda *a, o=original, n=name: (ran.add(n), o(*a))[1])
+        original = experts_module._PATHS[name]
+        monkeypatch.setitem(experts_module._PATHS, name, lambda *a, o=original, n=name: (ran.add(n), o(*a))[1])
     model(torch.arange(20)[None])
     assert ran == ({path} if path != "auto" else {"grouped"})
 

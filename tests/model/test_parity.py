@@ -238,19 +238,20 @@ def test_bf16_with_the_routing_of_fp32_stays_within_rounding(monkeypatch: pytest
     logits = bf16_copy(pair, monkeypatch, tokens, force=True)
     assert logits.dtype == torch.bfloat16
     difference = (logits.float() - expected).abs()
-    # bf16 has 8 bits: 0.4 % per rounding, a few dozen roundings deep. Measured: median 0.012, largest 0.12.
-    assert difference.median() < 0.025 and difference.max() < 0.25
+    # bf16 has 8 bits: 0.4 % per rounding, a few dozen roundings deep. Over four seeds: median 0.009, largest 0.11.
+    assert difference.median() < 0.015 and difference.max() < 0.2
 
 
 @torch.no_grad()
 def test_bf16_agrees_in_the_median_and_in_most_tokens() -> None:
-    # Free routing: near-ties flip experts, so the largest difference says nothing.
+    # Free routing: near-ties flip experts, so the largest difference (1.3 to 1.7 here, 1.2 to 1.7 for transformers in
+    # bf16) says nothing. Measured over four seeds: median 0.010, argmax agrees for 96 % and more.
     pair = make_pair(small_config(rope_scaling=small_yarn()), seed=8)
     tokens = random_tokens(pair.cfg, batch=4, length=48)
     expected = hf_forward(pair, tokens)[0]
     logits = pair.ours.to(torch.bfloat16)(tokens).logits.float()
-    assert (logits - expected).abs().median() < 0.03
-    assert (logits.argmax(-1) == expected.argmax(-1)).float().mean() > 0.85
+    assert (logits - expected).abs().median() < 0.02
+    assert (logits.argmax(-1) == expected.argmax(-1)).float().mean() > 0.9
 
 
 @torch.no_grad()
@@ -260,4 +261,4 @@ def test_absorbed_equals_expanded_in_bf16_within_rounding(monkeypatch: pytest.Mo
     expanded = bf16_copy(pair, monkeypatch, tokens, force=True).float()
     pair.ours.attention_path = "absorbed"
     difference = (pair.ours(tokens).logits.float() - expanded).abs()
-    assert 0 < difference.median() < 0.025 and difference.max() < 0.25
+    assert 0 < difference.median() < 0.015 and difference.max() < 0.2  # measured: 0.008 and 0.13

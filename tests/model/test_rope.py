@@ -54,7 +54,7 @@ def test_the_base_is_the_configs() -> None:
 
 
 def test_yarn_of_v3_keeps_the_fast_pairs_and_divides_the_slow_ones_by_40() -> None:
-    # §4.3 and the fact sheet: ramp from pair 10 (floor of 10.47) to pair 23 (ceiling of 22.51) of the 32 pairs.
+    # §4.3 with the released config: ramp from pair 10 (floor of 10.47) to pair 23 (ceiling of 22.51) of the 32 pairs.
     plain, yarn = rope_frequencies(dataclasses.replace(V3, rope_scaling=None)), rope_frequencies(V3)
     ratio = (plain / yarn).double()
     torch.testing.assert_close(ratio[:11], torch.ones(11).double(), rtol=1e-6, atol=0)

@@ -56,7 +56,7 @@ def v3() -> DeepSeekV3:
         return DeepSeekV3(ModelConfig.preset("v3-671b"))
 
 
-# The fact sheet's table by component, from the released config. Each row: what its names contain, and its size.
+# By component, worked out from the released config. Each row: what its names contain, and its size.
 COMPONENTS = {
     "input embedding": (["embed_tokens."], 926_679_040),
     "output head": (["lm_head."], 926_679_040),
