@@ -29,7 +29,7 @@ lab: $(STAMP)  ## open the lessons in JupyterLab; ends with Ctrl-C
 train: $(STAMP)  ## train the nano model into runs/nano (OUT=..., ARGS=...)
 	@$(DSV3) train --preset nano --out $(OUT) $(ARGS) || { code=$$?; \
 	  if [ $$code = 2 ] && [ -e $(OUT)/run.json ]; then \
-	    echo "With make: 'make train ARGS=--resume' continues $(OUT), 'make train OUT=runs/NAME' starts another run." >&2; \
+	    echo "With make: 'make train OUT=$(OUT) ARGS=--resume' continues it, 'make train OUT=runs/NAME' starts another run." >&2; \
 	  fi; exit $$code; }
 
 test: $(STAMP)  ## run the whole test suite

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 MEASURE_SECONDS = 0.3
 LEAST_PRODUCTS = 5
 
-# The share of the matrix rate that a training step of nano reaches, optimizer included: its matrices are small, and norms,
-# softmax and the sorting of tokens take time without multiplying. Measured in fp32: 0.50 with one thread, of which
-# several threads lose some to waiting for each other.
+# The share of the matrix rate that a training step of nano reaches, optimizer included: its matrices are small, and
+# norms, softmax and the sorting of tokens take time without multiplying. Measured in fp32: 0.50 with one thread, of
+# which several threads lose some to waiting for each other.
 CPU_SHARE = 0.45
 # On a GPU nano is too small to fill it: a step takes as long as Python needs to start its few thousand kernels, however
 # fast they run. An assumption, not a measurement.

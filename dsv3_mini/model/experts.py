@@ -5,8 +5,7 @@
   padding and no dropped token, however uneven the load (§2.1.2, "No Token-Dropping").
 * `grouped`: the same order, all experts in one grouped matrix product. The only one that needs no word from the device
   about how many tokens each expert got.
-* `gathered`: for a handful of tokens, as in decoding. Tokens are few, so the weights come to them: each assignment gets a
-  copy of its expert, and all are one batched product.
+* `tokenwise`: token by token, no sorting. For a handful of tokens, as in decoding, it is over before an order is made.
 
 Expert weights are stacked, gate rows above up rows, as the Hugging Face model holds them in memory.
 
@@ -25,9 +24,8 @@ from dsv3_mini.config import ModelConfig
 from dsv3_mini.errors import InputError
 from dsv3_mini.model.router import Routing
 
-ExpertsPath = Literal["auto", "loop", "sorted", "grouped", "gathered"]
+ExpertsPath = Literal["auto", "loop", "sorted", "grouped", "tokenwise"]
 HAS_GROUPED_MM = hasattr(F, "grouped_mm")
-MOST_GATHERED = 2**20  # weights copied by `gathered`, 4 MB in fp32: beyond it, copying costs more than it saves
 
 
 class Experts(nn.Module):
@@ -61,10 +59,8 @@ class Experts(nn.Module):
             )
         if self.path != "auto":
             return self.path
-        if not torch.is_grad_enabled():
-            experts, double_width, model_width = self.gate_up_proj.shape
-            if assignments <= experts and assignments * double_width * model_width <= MOST_GATHERED:
-                return "gathered"
+        if not torch.is_grad_enabled() and not x.is_cuda and assignments <= self.gate_up_proj.shape[0]:
+            return "tokenwise"
         return "grouped" if HAS_GROUPED_MM and aligned else "sorted"
 
     def force_path(self, path: ExpertsPath) -> None:
@@ -123,20 +119,22 @@ def experts_grouped(x: Tensor, ids: Tensor, weights: Tensor, counts: Tensor, gat
     return combine(out, layout, ids.shape[1])
 
 
-def experts_gathered(x: Tensor, ids: Tensor, weights: Tensor, counts: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """One matrix per assignment, copied out of the stack: no sorting, two batched products. For few assignments only."""
-    chosen, top_k = ids.flatten(), ids.shape[1]
-    rows = x.repeat_interleave(top_k, dim=0).unsqueeze(-1)  # [M, D, 1]
-    hidden = swiglu(torch.bmm(gate_up.index_select(0, chosen), rows).squeeze(-1))  # [M, F]
-    hidden = (hidden * weights.reshape(-1, 1)).unsqueeze(-1)
-    return torch.bmm(down.index_select(0, chosen), hidden).unflatten(0, (-1, top_k)).sum(1).squeeze(-1)
+def experts_tokenwise(x: Tensor, ids: Tensor, weights: Tensor, counts: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """One small product after the other, reading the chosen experts only. Meant for use without gradients."""
+    rows = []
+    for token, experts, gates in zip(x.unbind(0), ids.tolist(), weights.unbind(0), strict=True):
+        out = torch.zeros_like(token)
+        for expert, gate in zip(experts, gates.unbind(0), strict=True):
+            out = out + F.linear(swiglu(F.linear(token, gate_up[expert])) * gate, down[expert])
+        rows.append(out)
+    return torch.stack(rows) if rows else torch.zeros_like(x)
 
 
 _PATHS = {
     "loop": experts_loop,
     "sorted": experts_sorted,
     "grouped": experts_grouped,
-    "gathered": experts_gathered,
+    "tokenwise": experts_tokenwise,
 }
 
 

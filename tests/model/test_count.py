@@ -58,7 +58,7 @@ def test_v3_caches_70272_bytes_per_token() -> None:
         {},
         {"q_lora_rank": None},
         {"first_k_dense_replace": 0, "num_nextn_predict_layers": 2},
-        {"first_k_dense_replace": 4, "num_nextn_predict_layers": 0},
+        {"first_k_dense_replace": 3, "num_nextn_predict_layers": 0},
         {"n_shared_experts": 2, "v_head_dim": 24, "qk_nope_head_dim": 40},
     ],
     ids=lambda changes: ",".join(changes) or "nano",

@@ -12,7 +12,14 @@ from torch import Tensor
 
 import dsv3_mini.model.experts as experts_module
 from dsv3_mini.errors import InputError
-from dsv3_mini.model.experts import Experts, expert_layout, experts_grouped, experts_loop, experts_sorted
+from dsv3_mini.model.experts import (
+    Experts,
+    expert_layout,
+    experts_grouped,
+    experts_loop,
+    experts_sorted,
+    experts_tokenwise,
+)
 from dsv3_mini.model.moe import MLP, MoE
 from dsv3_mini.model.router import Routing
 from dsv3_mini.model.transformer import DeepSeekV3
@@ -24,7 +31,7 @@ PATHS = {
     "loop": experts_loop,
     "sorted": experts_sorted,
     "grouped": experts_grouped,
-    "gathered": experts_gathered,
+    "tokenwise": experts_tokenwise,
 }
 E, D, F = 6, 16, 8
 
