@@ -20,7 +20,7 @@ from dsv3_mini.errors import InputError
 class YarnConfig:
     """YaRN context extension of the rotary positions (§4.3). Present in a config means switched on.
 
-    The released code switches YaRN on by how long a buffer somebody allocates (fact sheet D12); here it is
+    The released code switches YaRN on by how long a buffer somebody allocates (D12); here it is
     an explicit choice. Defaults are the report's: s = 40, alpha = 1, beta = 32, sqrt(t) = 0.1 ln s + 1.
     """
 

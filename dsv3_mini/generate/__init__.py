@@ -1,8 +1,8 @@
 """Decoding: the latent cache (§2.1.1), sampling, and the loop that ties them together.
 
-This folder and the function that people call share one name: `from dsv3_mini import generate` has to give something that
-can be called, and importing a subpackage puts the subpackage there. So the subpackage can be called: `generate(model, ...)`
-is `generate.decode.generate(model, ...)`.
+This folder and the function that people call share one name: `from dsv3_mini import generate` has to give something
+that can be called, and importing a subpackage puts the subpackage there. So the subpackage can be called:
+`generate(model, ...)` is `generate.decode.generate(model, ...)`.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 Per token and layer it holds the normalised latent c^KV (C numbers) and the rotated shared key k^R (R numbers), side by
 side, and nothing else: C + R = 576 numbers in V3, where plain multi-head attention would keep 32,768.
 
-One rule makes prompts of different lengths, several tokens at once and rolling back all work: *the slot of a token is its
-position*. Row b has `lengths[b]` tokens; the next T tokens go to slots lengths[b], lengths[b] + 1, ...; a query at position
-p may read slots 0..p. What stands beyond a row's length is left-over that nobody reads.
+One rule makes prompts of different lengths, several tokens at once and rolling back all work: *the slot of a token
+is its position*. Row b has `lengths[b]` tokens; the next T tokens go to slots lengths[b], lengths[b] + 1, ...; a
+query at position p may read slots 0..p. What stands beyond a row's length is left-over that nobody reads.
 
 Shapes: L layers, B batch, S slots, T new tokens, C latent, R RoPE dim.
 """
@@ -77,7 +77,7 @@ class LatentCache:
         return self.positions
 
     def write(self, layer: int, latent: Tensor, k_pe: Tensor) -> Tensor:
-        """Put latent [B, T, C] and rotated key [B, T, R] into their slots; gives all that may be read, [B, S, C + R]."""
+        """Put latent [B, T, C] and rotated key [B, T, R] into their slots; gives what may be read, [B, S, C + R]."""
         store = self.store[layer]
         if latent.dtype != store.dtype:
             raise InputError(

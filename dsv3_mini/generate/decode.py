@@ -32,9 +32,9 @@ def generate(
 ) -> list[list[int]]:
     """Continue each prompt by at most `max_new_tokens`; gives the new tokens of each row, the end token included.
 
-    tokens: [B, T], or a list of prompts of any lengths. A row ends with `eos_token_id` (None: never early). `seed` makes
-    sampling repeatable. `on_token` is called after every step with one new token per row, None for rows that have ended.
-    Raises `InputError` for an empty prompt, or one that leaves no room for the new tokens in the context.
+    tokens: [B, T], or a list of prompts of any lengths. A row ends with `eos_token_id` (None: never early). `seed`
+    makes sampling repeatable. `on_token` is called after every step with one new token per row, None for rows that have
+    ended. Raises `InputError` for an empty prompt, or one that leaves no room for the new tokens in the context.
     """
     rows: list[list[int]] = []
     for step in stream(model, tokens, max_new_tokens, temperature, top_p, seed, eos_token_id):
@@ -78,7 +78,8 @@ def _steps(
     generator = None if seed is None else torch.Generator(device).manual_seed(seed)
     lengths = [len(prompt) for prompt in prompts]
     longest = max(lengths)
-    # Short prompts are filled up on the right. Their filling lands beyond the row's length in the cache, where nobody reads.
+    # Short prompts are filled up on the right. Their filling lands beyond the row's length in the cache, where
+    # nobody reads.
     padded = torch.tensor([prompt + [0] * (longest - len(prompt)) for prompt in prompts], device=device)
     cache = LatentCache(model.cfg, len(prompts), longest + max_new_tokens, dtype, device)
 

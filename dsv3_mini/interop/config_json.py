@@ -6,7 +6,7 @@ them would give wrong logits without a sign of it.
 
 Settings that only a training run would use (`attention_dropout`, `aux_loss_alpha`, `seq_aux`) are ignored: they do not
 change what the weights compute, and the recipe of our training is our own. `aux_loss_alpha` in particular is known to
-be wrong in copies of the released file (fact sheet D6).
+be wrong in copies of the released file (D6).
 
 No torch in here, so that commands which only look at a config start at once.
 """

@@ -1,8 +1,8 @@
 """Plain multi-head attention, the starting point that MLA changes (lessons 01-03; not used by the model itself).
 
-One class covers the three classic schemes: as many key/value heads as query heads (MHA), fewer (grouped-query attention,
-GQA) or a single one (multi-query attention, MQA). What they differ in is the size of the cache, `2 * G * K` numbers per
-token and layer.
+One class covers the three classic schemes: as many key/value heads as query heads (MHA), fewer (grouped-query
+attention, GQA) or a single one (multi-query attention, MQA). What they differ in is the size of the cache, `2 * G *
+K` numbers per token and layer.
 
 Shapes: B batch, T new tokens, S tokens seen so far (cache included), H query heads, G key/value heads, K head width.
 """

@@ -16,8 +16,8 @@ from dsv3_mini.model.router import Router
 def update_routing_bias(routers: Iterable[Router], counts: Tensor, speed: float) -> None:
     """Auxiliary-loss-free balancing: b_i goes down by `speed` if expert i got more tokens than the mean, up if fewer.
 
-    counts [L, E]: tokens per expert over the *whole* batch of the step, micro-batches summed. To be called once per step,
-    after the optimizer. An expert exactly at the mean keeps its bias.
+    counts [L, E]: tokens per expert over the *whole* batch of the step, micro-batches summed. To be called once per
+    step, after the optimizer. An expert exactly at the mean keeps its bias.
     """
     load = counts.to(torch.float32)
     direction = torch.sign(load.mean(-1, keepdim=True) - load)  # +1: too few tokens

@@ -1,7 +1,7 @@
 """One pre-norm Transformer block (Figure 2): x + attention(norm(x)), then x + feed-forward(norm(x)).
 
-Eq. 12 as printed takes the same u_t as input of the experts and as residual; Figure 2 and the released code put the norm
-in between, and so do we (D17).
+Eq. 12 as printed takes the same u_t as input of the experts and as residual; Figure 2 and the released code put the
+norm in between, and so do we (D17).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The routed experts, and ways to run them that are equal to rounding (the last sum of Eq. 12).
 
 * `loop`: expert by expert, pick its tokens, run it, add the result. What lesson 06 writes; the test of the others.
-* `sorted`: copy each token once per chosen expert, ordered by expert, so that every expert reads one contiguous slice. No
-  padding and no dropped token, however uneven the load (§2.1.2, "No Token-Dropping").
+* `sorted`: copy each token once per chosen expert, ordered by expert, so that every expert reads one contiguous
+  slice. No padding and no dropped token, however uneven the load (§2.1.2, "No Token-Dropping").
 * `grouped`: the same order, all experts in one grouped matrix product. The only one that needs no word from the device
   about how many tokens each expert got.
 * `tokenwise`: token by token, no sorting. For a handful of tokens, as in decoding, it is over before an order is made.

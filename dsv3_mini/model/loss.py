@@ -1,8 +1,8 @@
 """Cross-entropy of the output head, without ever holding all logits.
 
-N tokens times V vocabulary entries is the largest tensor of a small model by far, and every pass over it goes through memory.
-The fast version walks over a few hundred tokens at a time and computes loss *and* gradient of a chunk while its logits are
-still in the processor's cache; what leaves the chunk is a scalar, [rows, D] and [V, D].
+N tokens times V vocabulary entries is the largest tensor of a small model by far, and every pass over it goes
+through memory. The fast version walks over a few hundred tokens at a time and computes loss *and* gradient of a
+chunk while its logits are still in the processor's cache; what leaves the chunk is a scalar, [rows, D] and [V, D].
 
 Shapes: N tokens, D model width, V vocabulary.
 """
@@ -31,7 +31,7 @@ def chunked_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor) -> Tens
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    return _ChunkedCrossEntropy.apply(hidden, head, targets, dtype)  # type: ignore[no-untyped-call]
+    return _ChunkedCrossEntropy.apply(hidden, head, targets, dtype)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):

@@ -5,8 +5,8 @@ rotary key, shared by all heads, are cached. There are two ways to attend, equal
 
 * *expanded*: rebuild every head's keys and values from the latents, then ordinary attention. Fewer operations when many
   queries share the expansion: training and prefill.
-* *absorbed*: move W^UK onto the query and W^UV onto the output, so that all heads attend to the latents themselves (D10).
-  More operations per query-key pair, but the past is read as 576 instead of 40,960 numbers a token: decoding.
+* *absorbed*: move W^UK onto the query and W^UV onto the output, so that all heads attend to the latents themselves
+  (D10). More operations per query-key pair, but the past is read as 576 instead of 40,960 numbers a token: decoding.
 
 Deviations of the released code from Eq. 1-11, followed here: RMSNorm on both latents (D8), fused projections (D9), and
 YaRN's factor in the softmax scale (D11).
@@ -61,7 +61,7 @@ class MLA(nn.Module):
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, cache: LatentCache | None = None, path: Path = "auto"
     ) -> Tensor:
-        """cos, sin [(B,) T, R/2] of the tokens' positions. With a cache (after its `begin`) the past is attended too."""
+        """cos, sin [(B,) T, R/2] of the tokens' positions. With a cache (after its `begin`) the past is seen too."""
         q_nope, q_pe = self.queries(x, cos, sin)
         latent, k_pe = self.compress(x, cos, sin)
         alone = cache is None or cache.is_empty  # no past: the tokens attend to each other only

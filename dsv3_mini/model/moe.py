@@ -29,8 +29,8 @@ class MLP(nn.Module):
 class MoE(nn.Module):
     """x [B, T, D] -> ([B, T, D], `Routing` of its B * T tokens). The residual of Eq. 12 is added by the block (D17).
 
-    The routing is handed back instead of being counted in here: under activation recomputation a forward pass runs twice,
-    and a counter inside it would count every token twice.
+    The routing is handed back instead of being counted in here: under activation recomputation a forward pass runs
+    twice, and a counter inside it would count every token twice.
     """
 
     def __init__(self, cfg: ModelConfig) -> None:

@@ -1,17 +1,17 @@
 """Multi-token prediction (§2.2, Eq. 21-25): a module that predicts the token after the next.
 
-Module k looks at position i with the state h_i of the depth before (k = 1: of the main model) and the embedding of token
-t_{i+k}, and predicts t_{i+k+1}. It sees no token that the main model would not have seen by then, so the causal chain
-holds. Worked example, T = 7 input tokens t_1..t_7 with targets t_2..t_8, depth k = 1:
+Module k looks at position i with the state h_i of the depth before (k = 1: of the main model) and the embedding of
+token t_{i+k}, and predicts t_{i+k+1}. It sees no token that the main model would not have seen by then, so the
+causal chain holds. Worked example, T = 7 input tokens t_1..t_7 with targets t_2..t_8, depth k = 1:
 
     position i          1    2    3    4    5    6    7
     main predicts       t_2  t_3  t_4  t_5  t_6  t_7  t_8
     module 1 is given   t_2  t_3  t_4  t_5  t_6  t_7  -      with h_1 .. h_6
     module 1 predicts   t_3  t_4  t_5  t_6  t_7  t_8  -
 
-Two choices where report and practice part. The projection takes [Emb; h], the order of the released weights, while Eq. 21
-prints [h; Emb] (D13). And h is the main model's state *after* its final norm, as the Hugging Face code feeds it (D14); from
-depth to depth it is the state after `shared_head.norm`.
+Two choices where report and practice part. The projection takes [Emb; h], the order of the released weights, while
+Eq. 21 prints [h; Emb] (D13). And h is the main model's state *after* its final norm, as the Hugging Face code feeds it
+(D14); from depth to depth it is the state after `shared_head.norm`.
 
 Shapes: B batch, T' = T - k positions, D model width, V vocabulary.
 """

@@ -1,7 +1,7 @@
 """RMSNorm: divide by the root mean square, then scale each channel.
 
 The report uses it in front of every sub-layer (Figure 2) and, in one sentence of §4.2, on the two compressed latents
-inside MLA, which Eq. 1-11 leave out (fact sheet D8).
+inside MLA, which Eq. 1-11 leave out (D8).
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ def rms_norm_reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 class RMSNorm(nn.Module):
     """x [..., dim] -> [..., dim].
 
-    In fp32 equal to `rms_norm_reference` and to the released code. In bf16 this rounds once, after the multiplication by
-    the weight; the Hugging Face module rounds before it as well, so that about a quarter of elements differ in the last bit.
+    In fp32 equal to `rms_norm_reference` and to the released code. In bf16 this rounds once, after the
+    multiplication by the weight; the Hugging Face module rounds before it as well, so that about a quarter of
+    elements differ in the last bit.
     """
 
     def __init__(self, dim: int, eps: float = 1e-6) -> None:

@@ -30,8 +30,9 @@ def rope_frequencies(cfg: ModelConfig) -> Tensor:
 def yarn_frequencies(frequencies: Tensor, yarn: YarnConfig, theta: float) -> Tensor:
     """Slow down the pairs that have not made a full turn within the original context; leave the fast ones alone.
 
-    frequencies [R/2] -> [R/2]. A fast pair has seen all its angles in pre-training, so it extrapolates by itself. A slow
-    one would reach angles that it never saw: it is divided by `factor`. In between, a linear ramp over the pair index.
+    frequencies [R/2] -> [R/2]. A fast pair has seen all its angles in pre-training, so it extrapolates by itself. A
+    slow one would reach angles that it never saw: it is divided by `factor`. In between, a linear ramp over the pair
+    index.
     """
     dim = 2 * frequencies.numel()
 

@@ -1,8 +1,9 @@
 """The router: which experts a token goes to, and with what weight (§2.1.2, Eq. 13, 15, 16; node-limited routing).
 
-Two numbers per expert, with two jobs. The *score* s = sigmoid(u . e_i) says how well expert i fits the token, and is what
-the gate weights are made of. The *routing bias* b_i is added to the score for the choice only: it steers how many tokens an
-expert gets without touching what the token gets out of it, and no gradient ever reaches it (`balance.update_routing_bias`).
+Two numbers per expert, with two jobs. The *score* s = sigmoid(u . e_i) says how well expert i fits the token, and is
+what the gate weights are made of. The *routing bias* b_i is added to the score for the choice only: it steers how many
+tokens an expert gets without touching what the token gets out of it, and no gradient ever reaches it
+(`balance.update_routing_bias`).
 
 Shapes: N tokens (batch and time in one), D model width, E experts, G groups, K experts per token.
 """
@@ -29,7 +30,7 @@ class Routing(NamedTuple):
 
 
 class Router(nn.Module):
-    """x [N, D] -> `Routing`. Computed in fp32 whatever the model's dtype: near-ties decide, and bf16 makes many more of them."""
+    """x [N, D] -> `Routing`. In fp32 whatever the model's dtype: near-ties decide, and bf16 makes many more."""
 
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
@@ -50,7 +51,7 @@ class Router(nn.Module):
         return Routing(ids, self.gate_weights(scores, ids), scores, counts)
 
     def choose(self, scores: Tensor) -> Tensor:
-        """Eq. 16 with the node limit: the K best experts by biased score within the best groups. [N, E] -> ids [N, K]."""
+        """Eq. 16 with the node limit: the K best by biased score within the best groups. [N, E] -> ids [N, K]."""
         biased = scores + self.e_score_correction_bias
         if self.groups > 1:
             by_group = biased.unflatten(-1, (self.groups, -1))  # [N, G, E/G]
@@ -69,7 +70,8 @@ class Router(nn.Module):
         return weights * self.scaling
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Router:
-        # `model.to(bfloat16)` must not round the bias: its steps are about 0.001, which bf16 loses next to values near 1.
+        # `model.to(bfloat16)` must not round the bias: its steps are about 0.001, which bf16 loses next to values
+        # near 1.
         exact = self.e_score_correction_bias
         super()._apply(fn, recurse)
         moved = self.e_score_correction_bias

@@ -97,9 +97,10 @@ class DeepSeekV3(nn.Module):
     ) -> ModelOutput:
         """tokens [B, T] int -> `ModelOutput`; with targets [B, T] (the next tokens, -100 to ignore) also the losses.
 
-        With a cache the tokens continue what is in it. `mtp`: run the MTP modules; by default whenever there is no cache.
-        `keep_logits=False` leaves the logits out, which saves the largest tensors of a training step: the losses never need
-        them whole. Raises `InputError` for tokens of the wrong shape or type, outside the vocabulary, or beyond the context.
+        With a cache the tokens continue what is in it. `mtp`: run the MTP modules; by default whenever there is no
+        cache. `keep_logits=False` leaves the logits out, which saves the largest tensors of a training step: the losses
+        never need them whole. Raises `InputError` for tokens of the wrong shape or type, outside the vocabulary, or
+        beyond the context.
         """
         if targets is not None and targets.shape != tokens.shape:
             raise InputError(
@@ -192,12 +193,14 @@ class DeepSeekV3(nn.Module):
         """Positions of the tokens: [T], or [B, T] with a cache. Raises `InputError` for input that cannot be."""
         if tokens.ndim != 2 or tokens.dtype not in (torch.int64, torch.int32) or tokens.shape[1] == 0:
             raise InputError(
-                f"tokens must be whole numbers of shape [B, T] with T >= 1; these are {tokens.dtype} of shape {list(tokens.shape)}"
+                "tokens must be whole numbers of shape [B, T] with T >= 1; "
+                f"these are {tokens.dtype} of shape {list(tokens.shape)}"
             )
         total = tokens.shape[1] + (0 if cache is None else max(cache.lengths))
         if total > self.cfg.max_position_embeddings:
             raise InputError(
-                f"{total} tokens are more than the context holds (max_position_embeddings = {self.cfg.max_position_embeddings})"
+                f"{total} tokens are more than the context holds "
+                f"(max_position_embeddings = {self.cfg.max_position_embeddings})"
             )
         if cache is not None:
             return cache.begin(tokens.shape[1], batch=tokens.shape[0])
@@ -206,12 +209,12 @@ class DeepSeekV3(nn.Module):
     @property
     def main_layers(self) -> list[Block]:
         """The L blocks of the main model."""
-        return list(self.model.layers)[: self.cfg.num_hidden_layers]  # type: ignore[arg-type]
+        return list(self.model.layers)[: self.cfg.num_hidden_layers]  # type: ignore[return-value]
 
     @property
     def mtp_modules(self) -> list[MTPModule]:
         """The MTP modules by depth."""
-        return list(self.model.layers)[self.cfg.num_hidden_layers :]  # type: ignore[arg-type]
+        return list(self.model.layers)[self.cfg.num_hidden_layers :]  # type: ignore[return-value]
 
     @property
     def routers(self) -> list[Router]:
@@ -219,7 +222,7 @@ class DeepSeekV3(nn.Module):
         return [layer.mlp.gate for layer in self.model.layers if isinstance(layer.mlp, MoE)]
 
     def set_experts_path(self, path: ExpertsPath) -> None:
-        """Force one of the equal ways to run the experts (`loop`, `sorted`, `grouped`) or let each call choose (`auto`)."""
+        """Force one of the equal ways to run the experts (see `experts`), or let each call choose (`auto`)."""
         for module in self.modules():
             if isinstance(module, Experts):
                 module.force_path(path)
@@ -234,8 +237,8 @@ class DeepSeekV3(nn.Module):
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Fresh weights: normal with std `initializer_range`; where that is None, 1/sqrt(fan-in). Norms 1, biases 0.
 
-        An embedding row is picked, not summed, so its fan-in is 1. At this width that matters: rows as small as those of a
-        matrix drown in what the first blocks add to them, and training starts more slowly.
+        An embedding row is picked, not summed, so its fan-in is 1. At this width that matters: rows as small as
+        those of a matrix drown in what the first blocks add to them, and training starts more slowly.
         """
         for name, parameter in self.named_parameters():
             if parameter.is_meta:

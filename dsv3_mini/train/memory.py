@@ -1,8 +1,8 @@
 """Keep the memory of one training step for the next.
 
-A step allocates and frees the same few hundred megabytes every time. glibc hands large blocks back to the system at once
-and gets them again as untouched pages, each of which costs a trap and is filled with zeros: much of the time of a small
-model's step. Two settings make it keep them. Elsewhere (macOS, musl) this does nothing.
+A step allocates and frees the same few hundred megabytes every time. glibc hands large blocks back to the system at
+once and gets them again as untouched pages, each of which costs a trap and is filled with zeros: much of the time of
+a small model's step. Two settings make it keep them. Elsewhere (macOS, musl) this does nothing.
 """
 
 from __future__ import annotations

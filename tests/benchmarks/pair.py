@@ -11,7 +11,7 @@ from dsv3_mini.interop.config_json import config_to_hf
 
 
 def build_pair(cfg: ModelConfig) -> tuple[DeepSeekV3, Any]:
-    """Ours and theirs, equal weights, on the CPU in fp32. Their side runs the experts as grouped products, like ours."""
+    """Ours and theirs, equal weights, on the CPU in fp32. Theirs runs the experts as grouped products, like ours."""
     from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
     torch.manual_seed(0)

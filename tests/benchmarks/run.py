@@ -1,8 +1,8 @@
 """Run a benchmark: `python tests/benchmarks/run.py NAME [--json]`; without a name, list them.
 
-Each compares ours with theirs in one process, alternately (A B A B ...), because machines are shared and drift; what counts
-is the ratio. The last line with `--json` is one JSON object with `ratio` (theirs over ours in time: above 1, ours is
-faster), `spread`, what was compared, and on what. `--keep` also writes it to data/results/NAME.json.
+Each compares ours with theirs in one process, alternately (A B A B ...), because machines are shared and drift; what
+counts is the ratio. The last line with `--json` is one JSON object with `ratio` (theirs over ours in time: above 1,
+ours is faster), `spread`, what was compared, and on what. `--keep` also writes it to data/results/NAME.json.
 """
 
 from __future__ import annotations
@@ -105,7 +105,8 @@ def main() -> int:
     if args.json:
         print(json.dumps(result))
     else:
-        print(f"{args.name}: {result['ratio']} times as fast as theirs (rounds from {result['spread'][0]} to {result['spread'][1]})")
+        low, high = result["spread"]
+        print(f"{args.name}: {result['ratio']} times as fast as theirs (rounds from {low} to {high})")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Forward, backward and AdamW on one batch, ours against transformers'. Both without MTP, which theirs does not train."""
+"""Forward, backward and AdamW on one batch, ours against transformers'. No MTP, which theirs does not train."""
 
 from __future__ import annotations
 

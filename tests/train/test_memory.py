@@ -30,7 +30,9 @@ print(int(agreed), without, faults(10))
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
 def test_a_step_finds_the_pages_of_the_step_before() -> None:
     plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    out = subprocess.run([sys.executable, "-c", COUNT_PAGE_FAULTS], env=plain, capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", COUNT_PAGE_FAULTS], env=plain, capture_output=True, text=True, check=True
+    )
     agreed, without, kept = map(int, out.stdout.split())
     if not agreed or without < 1000:
         pytest.skip("this C library keeps memory by itself, or offers no way to ask it to")

@@ -23,7 +23,7 @@ def test_active_parameters_of_the_real_model():
     biases = 58 * 256
     # 36,625,618,432 active without the embedding, of which norms and routing biases are in no matrix product.
     assert matmul_parameters(cfg, mtp=False) == 36_625_618_432 - norms - biases
-    mtp_norms = 2 * 7168 + 1536 + 512 + 256  # the fact sheet's count leaves enorm, hnorm and shared_head.norm out
+    mtp_norms = 2 * 7168 + 1536 + 512 + 256  # the count by component leaves enorm, hnorm and shared_head.norm out
     assert matmul_parameters(cfg) - matmul_parameters(cfg, mtp=False) == 1_614_758_144 - mtp_norms
 
 

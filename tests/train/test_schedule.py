@@ -69,7 +69,7 @@ def test_batch_grows_from_3072_to_15360_over_469B():
 
 
 def test_the_report_trains_for_243_thousand_steps():
-    # The fact sheet: about 228K steps after the ramp, roughly 240K in all if the ramp is linear.
+    # By the report's numbers: about 228K steps after the ramp, roughly 240K in all if the ramp is linear.
     tokens, steps = 0.0, 0
     while tokens < 469 * B:
         tokens += batch_sequences(tokens / REPORT_TOKENS, REPORT_BATCH) * REPORT_SEQUENCE
