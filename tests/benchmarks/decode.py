@@ -19,7 +19,7 @@ def run(rounds: int) -> dict[str, Any]:
     return {
         **compare("mini", rounds),
         "nano": compare("nano", rounds),
-        "compared": "seconds per decoded token, greedy, fp32, equal weights, against transformers generate with its cache",
+        "compared": "seconds per decoded token, greedy, fp32, equal weights, against transformers' generate",
         "context": CONTEXT,
         "new_tokens": NEW,
     }

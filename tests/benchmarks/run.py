@@ -27,7 +27,7 @@ Timed = Callable[[], float]  # does the work once, gives the seconds it took
 
 
 def alternate(ours: Timed, theirs: Timed, rounds: int) -> dict[str, Any]:
-    """Both in turn, `rounds` times after one round to warm up. Ratio of the medians, and the spread of per-round ratios."""
+    """Both in turn, after a warm-up. Ratio of the medians, and the spread of the ratios by round."""
     ours(), theirs()
     pairs = []
     for done in range(1, rounds + 1):
