@@ -42,10 +42,10 @@ class YarnConfig:
             "a whole number of at least 1",
         )
         _require(
-            self.beta_fast > self.beta_slow > 0,
+            self.beta_fast >= self.beta_slow > 0,
             "rope_scaling.beta_fast and beta_slow",
             (self.beta_fast, self.beta_slow),
-            "beta_fast > beta_slow > 0",
+            "beta_fast >= beta_slow > 0",
         )
         for name in ("mscale", "mscale_all_dim"):
             _require(getattr(self, name) >= 0, f"rope_scaling.{name}", getattr(self, name), "at least 0")
@@ -110,7 +110,7 @@ class ModelConfig:
             _require(_is_count(getattr(self, name)), name, getattr(self, name), "a whole number of at least 1")
         for name in ("first_k_dense_replace", "num_nextn_predict_layers"):
             value = getattr(self, name)
-            _require(_is_count(value) or value == 0, name, value, "a whole number of at least 0")
+            _require(_is_count(value, least=0), name, value, "a whole number of at least 0")
         _require(
             self.q_lora_rank is None or _is_count(self.q_lora_rank),
             "q_lora_rank",
@@ -215,8 +215,8 @@ class ModelConfig:
         return dataclasses.replace(self, **changes)
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def _is_count(value: Any, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _is_number(value: Any) -> bool:

@@ -128,13 +128,16 @@ def _device() -> Check:
 def _bf16() -> Check:
     import torch
 
+    from dsv3_mini.train.device import has_fast_bf16
+
     if torch.cuda.is_available():
         if torch.cuda.is_bf16_supported():
             return Check("bf16", "ok", "supported by the GPU, and used in training")
         return Check("bf16", "note", "not supported by this GPU", "training uses fp32 instead")
     cpu = torch.device("cpu")
     ratio = measure_flops(cpu, torch.bfloat16, seconds=0.1) / measure_flops(cpu, torch.float32, seconds=0.1)
-    return Check("bf16", "ok", f"{ratio:.1f} times the fp32 matrix rate; training on a CPU uses fp32 all the same")
+    used = "and used in training" if has_fast_bf16(cpu) else "but not by this processor itself: training uses fp32"
+    return Check("bf16", "ok", f"{ratio:.1f} times the fp32 matrix rate, {used}")
 
 
 def _triton() -> Check:

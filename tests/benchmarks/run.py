@@ -61,7 +61,7 @@ def machine() -> dict[str, Any]:
 
     return {
         "date": date.today().isoformat(),
-        "processor": platform.processor() or platform.machine(),
+        "processor": torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "system": platform.system(),
         "python": platform.python_version(),
