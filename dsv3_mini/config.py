@@ -9,10 +9,10 @@ No torch in here: `dsv3-mini --help` and `dsv3-mini params` read configs without
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
+from dsv3_mini.checks import is_count, is_number, require
 from dsv3_mini.errors import InputError
 
 
@@ -33,22 +33,22 @@ class YarnConfig:
 
     def __post_init__(self) -> None:
         for name in ("factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"):
-            _require(_is_number(getattr(self, name)), f"rope_scaling.{name}", getattr(self, name), "a finite number")
-        _require(self.factor >= 1, "rope_scaling.factor", self.factor, "at least 1")
-        _require(
-            _is_count(self.original_max_position_embeddings),
+            require(is_number(getattr(self, name)), f"rope_scaling.{name}", getattr(self, name), "a finite number")
+        require(self.factor >= 1, "rope_scaling.factor", self.factor, "at least 1")
+        require(
+            is_count(self.original_max_position_embeddings),
             "rope_scaling.original_max_position_embeddings",
             self.original_max_position_embeddings,
             "a whole number of at least 1",
         )
-        _require(
+        require(
             self.beta_fast >= self.beta_slow > 0,
             "rope_scaling.beta_fast and beta_slow",
             (self.beta_fast, self.beta_slow),
             "beta_fast >= beta_slow > 0",
         )
         for name in ("mscale", "mscale_all_dim"):
-            _require(getattr(self, name) >= 0, f"rope_scaling.{name}", getattr(self, name), "at least 0")
+            require(getattr(self, name) >= 0, f"rope_scaling.{name}", getattr(self, name), "at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,23 +107,23 @@ class ModelConfig:
             "moe_intermediate_size n_group topk_group max_position_embeddings"
         ).split()
         for name in counts:
-            _require(_is_count(getattr(self, name)), name, getattr(self, name), "a whole number of at least 1")
+            require(is_count(getattr(self, name)), name, getattr(self, name), "a whole number of at least 1")
         for name in ("first_k_dense_replace", "num_nextn_predict_layers"):
             value = getattr(self, name)
-            _require(_is_count(value, least=0), name, value, "a whole number of at least 0")
-        _require(
-            self.q_lora_rank is None or _is_count(self.q_lora_rank),
+            require(is_count(value, least=0), name, value, "a whole number of at least 0")
+        require(
+            self.q_lora_rank is None or is_count(self.q_lora_rank),
             "q_lora_rank",
             self.q_lora_rank,
             "a whole number of at least 1, or None for queries that are not compressed",
         )
-        _require(
+        require(
             self.first_k_dense_replace <= self.num_hidden_layers,
             "first_k_dense_replace",
             self.first_k_dense_replace,
             f"at most num_hidden_layers = {self.num_hidden_layers}",
         )
-        _require(
+        require(
             self.qk_rope_head_dim % 2 == 0,
             "qk_rope_head_dim",
             self.qk_rope_head_dim,
@@ -131,20 +131,25 @@ class ModelConfig:
         )
         self._check_routing()
         for name in ("rope_theta", "rms_norm_eps", "routed_scaling_factor"):
-            _require(_is_number(getattr(self, name)) and getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        _require(
-            _is_number(self.balance_loss_alpha) and self.balance_loss_alpha >= 0,
+            require(
+                is_number(getattr(self, name)) and getattr(self, name) > 0,
+                name,
+                getattr(self, name),
+                "a finite number above 0",
+            )
+        require(
+            is_number(self.balance_loss_alpha) and self.balance_loss_alpha >= 0,
             "balance_loss_alpha",
             self.balance_loss_alpha,
             "at least 0",
         )
-        _require(
-            self.initializer_range is None or (_is_number(self.initializer_range) and self.initializer_range > 0),
+        require(
+            self.initializer_range is None or (is_number(self.initializer_range) and self.initializer_range > 0),
             "initializer_range",
             self.initializer_range,
             "above 0, or None for 1/sqrt(fan-in)",
         )
-        _require(
+        require(
             self.rope_scaling is None or isinstance(self.rope_scaling, YarnConfig),
             "rope_scaling",
             self.rope_scaling,
@@ -153,25 +158,25 @@ class ModelConfig:
         for name in ("bos_token_id", "eos_token_id"):
             value = getattr(self, name)
             ok = value is None or (isinstance(value, int) and 0 <= value < self.vocab_size)
-            _require(ok, name, value, f"None or a token id below vocab_size = {self.vocab_size}")
+            require(ok, name, value, f"None or a token id below vocab_size = {self.vocab_size}")
 
     def _check_routing(self) -> None:
-        _require(
+        require(
             self.n_routed_experts % self.n_group == 0,
             "n_routed_experts",
             self.n_routed_experts,
             f"a multiple of n_group = {self.n_group}, so that all groups are of one size",
         )
-        _require(self.topk_group <= self.n_group, "topk_group", self.topk_group, f"at most n_group = {self.n_group}")
+        require(self.topk_group <= self.n_group, "topk_group", self.topk_group, f"at most n_group = {self.n_group}")
         group_size = self.n_routed_experts // self.n_group
-        _require(
+        require(
             self.n_group == 1 or group_size >= 2,
             "n_group",
             self.n_group,
             f"at most n_routed_experts / 2 = {self.n_routed_experts // 2}: a group is ranked by its two best experts",
         )
         reachable = self.topk_group * group_size
-        _require(
+        require(
             self.num_experts_per_tok <= reachable,
             "num_experts_per_tok",
             self.num_experts_per_tok,
@@ -213,19 +218,6 @@ class ModelConfig:
         if unknown:
             raise InputError(f"ModelConfig has no field {unknown[0]!r}")
         return dataclasses.replace(self, **changes)
-
-
-def _is_count(value: Any, least: int = 1) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _require(ok: bool, field: str, value: Any, right: str) -> None:
-    if not ok:
-        raise InputError(f"{field} = {value!r} cannot be: it must be {right}")
 
 
 # Every part of V3 is in every preset; only the sizes differ. What stays in proportion with the original: the dense

@@ -10,11 +10,11 @@ No torch in here, so that the command line can read it without paying for that i
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dsv3_mini.checks import is_count, is_number, require
 from dsv3_mini.config import ModelConfig
 from dsv3_mini.errors import InputError
 
@@ -85,20 +85,20 @@ class TrainConfig:
         counts = "steps seq_len batch_tokens micro_batch_tokens warmup_steps checkpoint_every eval_bytes".split()
         for name in counts:
             value = getattr(self, name)
-            _require(value is None or _is_count(value, 1), name, value, "a whole number of at least 1")
-        _require(self.seq_len is None or self.seq_len >= 2, "seq_len", self.seq_len, "at least 2")
-        _require(_is_count(self.seed, 0) and self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2^63 - 1")
-        _require(_is_count(self.keep_checkpoints, 1), "keep_checkpoints", self.keep_checkpoints, "at least 1")
-        _require(_is_count(self.eval_every, 0), "eval_every", self.eval_every, "a whole number, 0 for only at the end")
-        _require(self.lr is None or (_is_number(self.lr) and self.lr > 0), "lr", self.lr, "a number above 0")
+            require(value is None or is_count(value, 1), name, value, "a whole number of at least 1")
+        require(self.seq_len is None or self.seq_len >= 2, "seq_len", self.seq_len, "at least 2")
+        require(is_count(self.seed, 0) and self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2^63 - 1")
+        require(is_count(self.keep_checkpoints, 1), "keep_checkpoints", self.keep_checkpoints, "at least 1")
+        require(is_count(self.eval_every, 0), "eval_every", self.eval_every, "a whole number, 0 for only at the end")
+        require(self.lr is None or (is_number(self.lr) and self.lr > 0), "lr", self.lr, "a number above 0")
         speed = self.bias_update_speed
-        _require(speed is None or (_is_number(speed) and speed >= 0), "bias_update_speed", speed, "at least 0")
-        _require(_is_number(self.fim_rate) and 0 <= self.fim_rate <= 1, "fim_rate", self.fim_rate, "from 0 to 1")
+        require(speed is None or (is_number(speed) and speed >= 0), "bias_update_speed", speed, "at least 0")
+        require(is_number(self.fim_rate) and 0 <= self.fim_rate <= 1, "fim_rate", self.fim_rate, "from 0 to 1")
         device_ok = isinstance(self.device, str) and (
             self.device in ("auto", "cpu", "cuda") or self.device.removeprefix("cuda:").isdigit()
         )
-        _require(device_ok, "device", self.device, '"auto", "cpu", "cuda" or "cuda:N"')
-        _require(self.precision in ("auto", "fp32", "bf16"), "precision", self.precision, '"auto", "fp32" or "bf16"')
+        require(device_ok, "device", self.device, '"auto", "cpu", "cuda" or "cuda:N"')
+        require(self.precision in ("auto", "fp32", "bf16"), "precision", self.precision, '"auto", "fp32" or "bf16"')
         self._check_sizes()
 
     def _check_sizes(self) -> None:
@@ -107,16 +107,16 @@ class TrainConfig:
         seq_len = self.seq_len or default["seq_len"]
         batch = self.batch_tokens or default["batch_tokens"]
         micro = self.micro_batch_tokens or seq_len
-        _require(batch % seq_len == 0, "batch_tokens", batch, f"a multiple of seq_len = {seq_len}")
-        _require(micro >= seq_len, "micro_batch_tokens", micro, f"at least one sequence, seq_len = {seq_len}")
+        require(batch % seq_len == 0, "batch_tokens", batch, f"a multiple of seq_len = {seq_len}")
+        require(micro >= seq_len, "micro_batch_tokens", micro, f"at least one sequence, seq_len = {seq_len}")
         model = self.model_config
-        _require(
+        require(
             seq_len <= model.max_position_embeddings,
             "seq_len",
             seq_len,
             f"at most the model's context, max_position_embeddings = {model.max_position_embeddings}",
         )
-        _require(
+        require(
             seq_len > model.num_nextn_predict_layers,
             "seq_len",
             seq_len,
@@ -158,16 +158,3 @@ class ResolvedConfig(TrainConfig):
     checkpoint_every: int
     eval_bytes: int
     model: ModelConfig
-
-
-def _is_count(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _require(ok: bool, field: str, value: Any, right: str) -> None:
-    if not ok:
-        raise InputError(f"{field} = {value!r} cannot be: it must be {right}")

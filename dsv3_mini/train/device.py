@@ -26,7 +26,7 @@ def has_fast_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bf16 matrices by itself, at about twice the rate of fp32 or more."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
