@@ -52,10 +52,13 @@ SIZES = st.fixed_dictionaries(
 @given(SIZES)
 @settings(max_examples=150, deadline=None)
 def test_what_is_accepted_can_be_built_and_run(sizes: dict[str, Any]) -> None:
+    refusal = ""
     try:
         cfg = ModelConfig(**{**TINY, **sizes})
-    except InputError as refusal:
-        assert any(name in str(refusal) for name in sizes)
+    except InputError as error:
+        refusal = str(error)
+    if refusal:
+        assert any(name in refusal for name in sizes)
         return
     model = DeepSeekV3(cfg)
     tokens = torch.arange(10).view(2, 5)
