@@ -1,15 +1,12 @@
-"""The training loop (§4.2): what happens in one optimizer step, and a whole run around it.
+"""A whole training run (§4.2): steps (`step`), their settings (`schedule`), metrics, checkpoints, and the way back in.
 
-A step: for each micro-batch, forward, loss = main + lambda * MTP + alpha * balance, backward (gradients add up); clip;
-AdamW; and then once, with the expert counts of all micro-batches, the routing biases (§2.1.2). Everything that varies
-over a run comes from the schedule, and the batch is a function of how many sequences were consumed: so a run that was
-killed continues from its checkpoint to the losses it would have had, on a CPU bit for bit.
+Everything that varies over a run comes from the schedule, and the batch is a function of how many sequences were
+consumed: so a run that was killed continues from its checkpoint to the losses it would have had, on a CPU bit for bit.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import sys
 import time
 from collections.abc import Callable
@@ -18,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from dsv3_mini.interop.load import load_pretrained
-from dsv3_mini.model.balance import max_violation, update_routing_bias
+from dsv3_mini.model.balance import max_violation
 from dsv3_mini.model.transformer import DeepSeekV3
 from dsv3_mini.train import run_folder
 from dsv3_mini.train.checkpoint import (
@@ -37,16 +33,15 @@ from dsv3_mini.train.checkpoint import (
 )
 from dsv3_mini.train.config import ResolvedConfig, TrainConfig
 from dsv3_mini.train.data import RunData, open_data
-from dsv3_mini.train.device import autocast, matrix_dtype, pick_device
+from dsv3_mini.train.device import matrix_dtype, pick_device
 from dsv3_mini.train.evaluate import bits_per_byte, evaluate_model, select_documents
 from dsv3_mini.train.memory import keep_freed_memory
 from dsv3_mini.train.metrics import MetricsLog, peak_flops, training_flops_per_token
-from dsv3_mini.train.optimizer import build_optimizer, clip_gradients, set_learning_rate
-from dsv3_mini.train.schedule import Schedule, StepSettings, warmup_steps
+from dsv3_mini.train.optimizer import build_optimizer
+from dsv3_mini.train.schedule import Schedule, warmup_steps
+from dsv3_mini.train.step import TrainingDiverged, train_step
 
-
-class TrainingDiverged(RuntimeError):
-    """A loss or gradient is no number any more. The message names step and batch; the last checkpoint stands."""
+__all__ = ["TrainResult", "TrainingDiverged", "train", "train_step"]
 
 
 @dataclass(frozen=True)
@@ -61,15 +56,6 @@ class TrainResult:
     bits_per_byte: dict[str, float]  # on held-out text, by domain and "all"
     evaluation: dict[str, Any]  # with the baselines beside it: what `evaluate_model` gives
     resumed_from: int | None = None  # steps that were there already
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What one optimizer step found."""
-
-    losses: dict[str, float]  # unweighted by name, and "total" as it was minimised
-    grad_norm: float  # before clipping
-    expert_counts: Tensor  # [MoE layers, E]
 
 
 def train(cfg: TrainConfig, *, progress: bool = True) -> TrainResult:
@@ -87,50 +73,6 @@ def train(cfg: TrainConfig, *, progress: bool = True) -> TrainResult:
     with run_folder.locked(settings.out):
         run_folder.begin(settings, data)
         return _Run(settings, data, device, say).go(progress)
-
-
-def train_step(
-    model: DeepSeekV3,
-    optimizer: torch.optim.Optimizer,
-    inputs: Tensor,
-    targets: Tensor,
-    settings: StepSettings,
-    *,
-    micro_sequences: int,
-    precision: str = "fp32",
-    where: str = "",
-) -> StepResult:
-    """One optimizer step on inputs and targets, both [sequences, T], `micro_sequences` at a time.
-
-    Raises `TrainingDiverged` before anything is changed if the loss or the gradient is not finite.
-    """
-    cfg, device = model.cfg, model.lm_head.weight.device
-    weights = {"main": 1.0, "mtp": settings.mtp_weight, "balance": cfg.balance_loss_alpha}  # Eq. 24, 25 and 17
-    optimizer.zero_grad(set_to_none=True)
-    sums: dict[str, Tensor] = {}
-    counts = torch.zeros(cfg.num_moe_layers, cfg.n_routed_experts, dtype=torch.long, device=device)
-    for tokens, nexts in zip(inputs.split(micro_sequences), targets.split(micro_sequences), strict=True):
-        with autocast(device, precision):
-            out = model(tokens.to(device, non_blocking=True), nexts.to(device, non_blocking=True), keep_logits=False)
-        # All sequences are equally long, so a micro-batch weighs as much as its share of the sequences.
-        share = len(tokens) / len(inputs)
-        total = torch.stack([weights[name] * loss for name, loss in out.losses.items()]).sum()
-        (total * share).backward()
-        for name, loss in {**out.losses, "total": total}.items():
-            part = loss.detach() * share
-            sums[name] = sums[name] + part if name in sums else part
-        counts += out.expert_counts
-    grad_norm = clip_gradients(model)
-    # One wait for the device, for all numbers together.
-    *values, norm = torch.stack([*sums.values(), grad_norm]).tolist()
-    means = dict(zip(sums, values, strict=True))
-    if not all(map(math.isfinite, (*values, norm))):
-        raise TrainingDiverged(_diagnosis(model, means, norm, settings, where))
-    set_learning_rate(optimizer, settings.lr)
-    optimizer.step()
-    if settings.bias_speed:
-        update_routing_bias(model.routers, counts, settings.bias_speed)
-    return StepResult(means, norm, counts)
 
 
 class _Run:
@@ -262,15 +204,3 @@ class _Run:
     def _bits_per_byte(self) -> dict[str, float]:
         documents = select_documents(self.data.corpus.heldout, self.cfg.eval_bytes)
         return bits_per_byte(self.model, self.data.tokenizer, documents, self.cfg.seq_len)
-
-
-def _diagnosis(model: DeepSeekV3, losses: dict[str, float], norm: float, settings: StepSettings, where: str) -> str:
-    """One message for a loss or gradient that is not finite: where, how large things are, what to try."""
-    bad = [n for n, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
-    weights, name = max((p.detach().norm().item(), n) for n, p in model.named_parameters())
-    found = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
-    return (
-        f"training stopped before {where or 'this step'} changed anything: losses {found}; gradient norm {norm:.4g}, "
-        f"not finite in {len(bad)} parameters{f' (first: {bad[0]})' if bad else ''}; largest weight norm {weights:.4g} "
-        f"({name}); learning rate {settings.lr:.4g}. The checkpoints so far are untouched; a lower lr may help"
-    )

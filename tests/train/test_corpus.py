@@ -10,7 +10,7 @@ import pytest
 from dsv3_mini.errors import InputError
 from dsv3_mini.train import corpus as corpus_module
 from dsv3_mini.train.arithmetic import check
-from dsv3_mini.train.corpus import embedded_corpus
+from dsv3_mini.train.corpus import MATH_SHARE, embedded_corpus
 from dsv3_mini.train.documents import Corpus, Document, is_held_out
 
 
@@ -28,7 +28,7 @@ def test_three_domains_in_proportion(corpus):
     assert list(sizes) == ["code", "math", "prose"]
     total = sum(sum(row.values()) for row in sizes.values())
     assert total > 2_000_000, "even a small standard library has this much"
-    assert 0.04 <= sum(sizes["math"].values()) / total <= 0.10
+    assert sum(sizes["math"].values()) / total == pytest.approx(MATH_SHARE, rel=0.02)
     for row in sizes.values():
         assert 0.01 < row["heldout"] / sum(row.values()) < 0.12
 
