@@ -1,30 +1,27 @@
 """The idea graph as a still picture: fifteen ideas, fifteen links, each with its place in the report.
 
-`data/idea_graph.json` holds two faces of the same size: `report` (what the report says) and `summary` (what a popular
-summary says, partly reconstructed, with the links that are wrong marked). networkx holds a face, matplotlib draws it.
+`dsv3_mini.course.idea_graph` holds the two faces: `report` (what the report says) and `summary` (what a popular summary
+says, with a verdict on every link). Here matplotlib draws one.
 
 Nothing is laid out by a force model: each node carries its cell in a small grid, chosen by hand so that every link
 joins neighbouring cells and no two links cross. One unit of the axes is one inch, so text never outgrows its box.
+Dashed is conjecture; what a link's verdict is, its mark says, and colour only repeats it.
 """
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import networkx as nx
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
+from dsv3_mini.course.idea_graph import load_idea_graph
 from dsv3_mini.errors import InputError
-from dsv3_mini.paths import data_dir
 from dsv3_mini.viz import style
 from dsv3_mini.viz.picture import Picture
-
-FACES = ("report", "summary")
 
 # Inches
 BOX_WIDTH, BOX_HEIGHT = 1.72, 0.86
@@ -33,58 +30,14 @@ MARGIN, LEGEND = 0.12, 0.34
 
 # The part of the report that an idea belongs to, by the first character behind its "§" ("T" is Table 1).
 PARTS = {
-    "2": ("the model (§2)", style.BLUE, "-"),
-    "3": ("training it (§3, §4)", style.VERMILLION, "--"),
-    "4": ("training it (§3, §4)", style.VERMILLION, "--"),
-    "T": ("training it (§3, §4)", style.VERMILLION, "--"),
-    "5": ("after training (§5)", style.GREEN, "-."),
+    "2": ("the model (§2)", style.BLUE),
+    "3": ("training it (§3, §4)", style.VERMILLION),
+    "4": ("training it (§3, §4)", style.VERMILLION),
+    "T": ("training it (§3, §4)", style.VERMILLION),
+    "5": ("after training (§5)", style.GREEN),
 }
-
-
-def load_idea_graph(face: str = "report", path: str | Path | None = None) -> nx.DiGraph:
-    """One face of the idea graph; nodes and links keep the fields of their entry (`label`, `where`, `lessons`, ...).
-
-    Args:
-        face: `report` or `summary`.
-        path: another file of the same form; by default the one of the project.
-
-    Raises:
-        InputError: naming the file and the entry that is wrong.
-    """
-    path = Path(path) if path is not None else data_dir() / "idea_graph.json"
-    if face not in FACES:
-        raise InputError(f"the idea graph has no face {face!r}; there are {' and '.join(FACES)}")
-    try:
-        entry = json.loads(path.read_text(encoding="utf-8"))["faces"][face]
-        nodes, edges = list(entry["nodes"]), list(entry["edges"])
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); it should hold the idea graph") from None
-    except (ValueError, KeyError, TypeError):
-        raise InputError(
-            f'{path}: not an idea graph; it must be JSON with "faces", "{face}", "nodes", "edges"'
-        ) from None
-    graph = nx.DiGraph(face=face, **{key: entry.get(key, "") for key in ("title", "source", "conjecture")})
-    cells: dict[tuple[int, int], str] = {}
-    for number, node in enumerate(nodes):
-        here = f"{path}: faces.{face}.nodes[{number}]"
-        _require_fields(node, {"id": str, "label": str, "at": list}, here)
-        at = node["at"]
-        if len(at) != 2 or not all(isinstance(part, int) and part >= 0 for part in at):
-            raise InputError(f"{here} ({node['id']}): at = {at} must be [column, row], two whole numbers of at least 0")
-        if node["id"] in graph:
-            raise InputError(f"{here}: id {node['id']!r} is there twice")
-        if tuple(at) in cells:
-            raise InputError(f"{here} ({node['id']}): the cell {at} is already taken by {cells[tuple(at)]}")
-        cells[tuple(at)] = node["id"]
-        graph.add_node(node["id"], **{key: value for key, value in node.items() if key != "id"})
-    for number, edge in enumerate(edges):
-        here = f"{path}: faces.{face}.edges[{number}]"
-        _require_fields(edge, {"from": str, "to": str, "relation": str}, here)
-        for end in ("from", "to"):
-            if edge[end] not in graph:
-                raise InputError(f"{here}: {end} = {edge[end]!r} is not the id of a node")
-        graph.add_edge(edge["from"], edge["to"], **{k: v for k, v in edge.items() if k not in ("from", "to")})
-    return graph
+MARKS = {"faithful": "✓", "simplified": "≈", "wrong": "✗", "outside": "∅"}
+CONJECTURE = (0, (3, 2))  # dashes
 
 
 def draw_idea_graph(face: str | nx.DiGraph = "report", *, highlight: Iterable[str] = ()) -> Picture:
@@ -104,19 +57,14 @@ def draw_idea_graph(face: str | nx.DiGraph = "report", *, highlight: Iterable[st
     marked = set(highlight)
     if unknown := sorted(marked - set(graph)):
         raise InputError(f"highlight names {unknown[0]!r}, which is not a node; there are {', '.join(graph)}")
-    columns = 1 + max(at[0] for _, at in graph.nodes(data="at"))
-    rows = 1 + max(at[1] for _, at in graph.nodes(data="at"))
-    width = (columns - 1) * COLUMN + BOX_WIDTH + 2 * MARGIN
-    height = (rows - 1) * ROW + BOX_HEIGHT + 2 * MARGIN + LEGEND
+    width, height, centre = grid(graph)
+    height += LEGEND
+    centre = {name: (x, y + LEGEND) for name, (x, y) in centre.items()}
     figure = Picture(width, height)
     figure.set_layout_engine("none")  # inches are inches, whatever style is in use
     ax = figure.add_axes((0, 0, 1, 1))
     ax.set(xlim=(0, width), ylim=(0, height))
     ax.axis("off")
-    centre = {
-        name: (MARGIN + BOX_WIDTH / 2 + at[0] * COLUMN, MARGIN + LEGEND + BOX_HEIGHT / 2 + at[1] * ROW)
-        for name, at in graph.nodes(data="at")
-    }
     for name, fields in graph.nodes(data=True):
         _draw_node(ax, name, fields, centre[name], name in marked)
     for start, end, fields in graph.edges(data=True):
@@ -125,32 +73,33 @@ def draw_idea_graph(face: str | nx.DiGraph = "report", *, highlight: Iterable[st
     return figure
 
 
-def describe_idea_graph(face: str | nx.DiGraph = "report") -> str:
-    """The picture in words, for readers who do not see it: one line for each link."""
-    graph = face if isinstance(face, nx.DiGraph) else load_idea_graph(face)
-    lines = [f"{graph.graph['title']}: {graph.number_of_nodes()} ideas, {graph.number_of_edges()} links."]
-    for start, end, fields in graph.edges(data=True):
-        place = fields.get("where", "conjecture")
-        line = f"{graph.nodes[start]['label']} -- {fields['relation']} --> {graph.nodes[end]['label']} ({place})"
-        lines.append(line + (f" {fields['verdict'].upper()}: {fields['reason']}" if "verdict" in fields else ""))
-    return "\n".join(lines)
+def grid(graph: nx.DiGraph) -> tuple[float, float, dict[str, tuple[float, float]]]:
+    """Width and height of the drawing, and the centre of each box, in inches from the lower left corner."""
+    columns = 1 + max((at[0] for _, at in graph.nodes(data="at")), default=0)
+    rows = 1 + max((at[1] for _, at in graph.nodes(data="at")), default=0)
+    centre = {
+        name: (MARGIN + BOX_WIDTH / 2 + at[0] * COLUMN, MARGIN + BOX_HEIGHT / 2 + at[1] * ROW)
+        for name, at in graph.nodes(data="at")
+    }
+    return (columns - 1) * COLUMN + BOX_WIDTH + 2 * MARGIN, (rows - 1) * ROW + BOX_HEIGHT + 2 * MARGIN, centre
 
 
-def _require_fields(entry: Any, fields: dict[str, type], here: str) -> None:
-    if not isinstance(entry, dict):
-        raise InputError(f"{here}: must be an object with {', '.join(fields)}")
-    for name, kind in fields.items():
-        if not isinstance(entry.get(name), kind) or not entry[name]:
-            raise InputError(f"{here}: {name} = {entry.get(name)!r} must be a {kind.__name__} that is not empty")
+def part_of(fields: dict[str, Any]) -> tuple[str, str]:
+    """(name, colour) of the part of the report where an idea stands."""
+    return PARTS.get(fields.get("where", "").lstrip("§")[:1], ("", style.INK))
 
 
-def _part(fields: dict[str, Any]) -> tuple[str, str, str]:
-    """(name, colour, line style) of the part of the report where an idea stands."""
-    return PARTS.get(fields.get("where", "").lstrip("§")[:1], ("", style.INK, "-"))
+def foot_of(fields: dict[str, Any]) -> list[str]:
+    """The two small lines under a label: where the idea stands, and what builds it or where its name comes from."""
+    if "where" in fields:
+        lessons = fields["lessons"]
+        return [fields["where"], f"lesson{'s' if len(lessons) > 1 else ''} {', '.join(lessons)}"]
+    return [f"section {fields['section']}", fields["evidence"]]
 
 
 def _draw_node(ax: Axes, name: str, fields: dict[str, Any], centre: tuple[float, float], marked: bool) -> None:
-    _, colour, line = _part(fields)
+    _, colour = part_of(fields)
+    line = CONJECTURE if fields["conjecture"] else "-"
     x, y = centre
     box = FancyBboxPatch(
         (x - BOX_WIDTH / 2, y - BOX_HEIGHT / 2), BOX_WIDTH, BOX_HEIGHT,
@@ -159,17 +108,14 @@ def _draw_node(ax: Axes, name: str, fields: dict[str, Any], centre: tuple[float,
     )  # fmt: skip
     ax.add_patch(box)
     label = _wrap(fields["label"], 20)
-    lessons = fields.get("lessons", ())
-    if "where" in fields:
-        foot = [fields["where"], f"lesson{'s' if len(lessons) > 1 else ''} {', '.join(lessons)}" if lessons else ""]
-    else:
-        foot = [f"section {fields['section']}", fields["evidence"]]
     # Label and foot are centred together: the foot's share of the height moves the seam between them.
     lines = label.count("\n") + 1
     seam = y + 0.125 - 0.075 * lines
     text: dict[str, Any] = dict(ha="center", zorder=4, color=style.INK, parse_math=False)
     ax.text(x, seam + 0.015, label, fontsize=9.5, va="bottom", linespacing=1.05, gid=f"label:{name}", **text)
-    ax.text(x, seam - 0.025, "\n".join(foot), fontsize=7.4, va="top", linespacing=1.1, gid=f"foot:{name}", **text)
+    ax.text(
+        x, seam - 0.025, "\n".join(foot_of(fields)), fontsize=7.4, va="top", linespacing=1.1, gid=f"foot:{name}", **text
+    )
 
 
 def _draw_edge(
@@ -177,38 +123,38 @@ def _draw_edge(
 ) -> None:
     wrong = fields.get("verdict") == "wrong"
     colour = style.shade(style.VERMILLION) if wrong else style.GREY
-    dx, dy = end[0] - start[0], end[1] - start[1]
-    a, b = _border(start, dx, dy), _border(end, -dx, -dy)
+    a, b = link_ends(start, end)
     arrow = FancyArrowPatch(
         a, b, arrowstyle="-|>", mutation_scale=11, linewidth=1.4, color=colour,
-        linestyle=(0, (3, 2)) if wrong else "-", shrinkA=0, shrinkB=0, gid=f"edge:{name}", zorder=2,
+        linestyle=CONJECTURE if fields.get("conjecture") else "-", shrinkA=0, shrinkB=0, gid=f"edge:{name}", zorder=2,
     )  # fmt: skip
     ax.add_patch(arrow)
-    middle = ((a[0] + b[0]) / 2, (a[1] + b[1]) / 2)
-    relation = ("✗ " if wrong else "") + fields["relation"]
-    place: dict[str, Any]
-    if dy == 0:  # along a row: the words stand on the line
-        x, y, place = middle[0], middle[1] + 0.05, dict(ha="center", va="bottom")
-        words = _wrap(relation, 13)
-    elif dx == 0:  # up or down: beside it
-        x, y, place = middle[0] + 0.08, middle[1], dict(ha="left", va="center")
-        words = _wrap(relation, 15)
-    else:  # aslant: in the free corner under it (all such lines rise to the right)
-        x, y, place = middle[0] + 0.1, middle[1] - 0.04, dict(ha="left", va="top")
-        words = _wrap(relation, 13)
+    relation = f"{MARKS.get(fields.get('verdict', ''), '')} {fields['relation']}".strip()
+    x, y, ha, va, width = place_words(a, b)
     ax.text(
-        x, y, words, fontsize=8, style="italic", linespacing=1.0, color=colour if wrong else style.INK,
-        gid=f"relation:{name}", zorder=4, parse_math=False, **place,
+        x, y, _wrap(relation, width), fontsize=8, style="italic", linespacing=1.0, ha=ha, va=va,
+        color=colour if wrong else style.INK, gid=f"relation:{name}", zorder=4, parse_math=False,
     )  # fmt: skip
 
 
-def _border(centre: tuple[float, float], dx: float, dy: float) -> tuple[float, float]:
-    """Where a ray from the centre of a box leaves it, a hair outside the frame."""
+def place_words(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float, str, str, int]:
+    """Where the words of a link from `a` to `b` stand: x, y, alignment across and up, and letters in a line."""
+    x, y = (a[0] + b[0]) / 2, (a[1] + b[1]) / 2
+    if a[1] == b[1]:  # along a row: the words stand on the line
+        return x, y + 0.05, "center", "bottom", 13
+    if a[0] == b[0]:  # up or down: beside it
+        return x + 0.08, y, "left", "center", 15
+    return x + 0.1, y - 0.04, "left", "top", 13  # aslant: in the free corner under it (all such lines rise)
+
+
+def link_ends(start: tuple[float, float], end: tuple[float, float]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Where the line between the centres of two boxes leaves the one and meets the other, a hair outside the frames."""
+    dx, dy = end[0] - start[0], end[1] - start[1]
     reach = min(
         (BOX_WIDTH / 2 + 0.03) / abs(dx) if dx else float("inf"),
         (BOX_HEIGHT / 2 + 0.03) / abs(dy) if dy else float("inf"),
     )
-    return centre[0] + reach * dx, centre[1] + reach * dy
+    return (start[0] + reach * dx, start[1] + reach * dy), (end[0] - reach * dx, end[1] - reach * dy)
 
 
 def _wrap(text: str, width: int) -> str:
@@ -217,12 +163,13 @@ def _wrap(text: str, width: int) -> str:
 
 def _draw_legend(ax: Axes, graph: nx.DiGraph, marked: set[str]) -> None:
     x, y = MARGIN, MARGIN + 0.06
-    there = {_part(fields) for _, fields in graph.nodes(data=True)}
-    for words, colour, line in (part for part in dict.fromkeys(PARTS.values()) if part in there):
-        ax.plot([x, x + 0.4], [y, y], color=colour, linestyle=line, linewidth=2)
+    there = {part_of(fields) for _, fields in graph.nodes(data=True)}
+    for words, colour in (part for part in dict.fromkeys(PARTS.values()) if part in there):
+        ax.plot([x, x + 0.4], [y, y], color=colour, linewidth=2)
         ax.text(x + 0.48, y, words, fontsize=8, va="center", color=style.INK)
         x += 0.48 + 0.058 * len(words) + 0.35
     notes = ["filled: in this lesson"] if marked else []
     if any("verdict" in fields for *_, fields in graph.edges(data=True)):
-        notes.append("✗ dashed: wrong. Every link is conjecture.")
+        marks = "   ".join(f"{mark} {verdict}" for verdict, mark in MARKS.items())
+        notes.append(f"dashed: conjecture    What the report says of a link:   {marks}")
     ax.text(x, y, "   ".join(notes), fontsize=8, va="center", color=style.INK)

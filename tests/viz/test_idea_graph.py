@@ -1,10 +1,11 @@
-"""The idea graph: its data is whole, and its picture can be read (nothing overlaps, nothing is cut off)."""
+"""The idea graph as a picture and as SVG: nothing overlaps, nothing is cut off, conjecture and verdicts are seen."""
 
 from __future__ import annotations
 
 import itertools
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import networkx as nx
 import pytest
@@ -13,44 +14,20 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.transforms import Bbox
 
+from dsv3_mini.course.idea_graph import describe_idea_graph, load_idea_graph
+from dsv3_mini.course.idea_graph_file import FACES
 from dsv3_mini.errors import InputError
 from dsv3_mini.paths import data_dir
-from dsv3_mini.viz.idea_graph import FACES, describe_idea_graph, draw_idea_graph, load_idea_graph
+from dsv3_mini.viz.idea_graph import MARKS, draw_idea_graph
+from dsv3_mini.viz.idea_graph_svg import LABEL_LINES, idea_graph_svg, layout
 
-LESSONS = {f"{number:02d}" for number in range(1, 19)}
+SVG = "{http://www.w3.org/2000/svg}"
+HOSTILE = """<script>alert(1)</script> "quoted" & <img src=x onerror='alert(1)'> \u202eright to left\u202c"""
 
 
 @pytest.fixture(params=FACES)
 def graph(request: pytest.FixtureRequest) -> nx.DiGraph:
     return load_idea_graph(request.param)
-
-
-def test_both_faces_have_fifteen_ideas_and_fifteen_links_in_one_piece(graph: nx.DiGraph) -> None:
-    assert graph.number_of_nodes() == 15
-    assert graph.number_of_edges() == 15
-    assert nx.is_weakly_connected(graph)
-
-
-def test_every_idea_and_link_of_the_report_has_its_place_and_its_lessons() -> None:
-    graph = load_idea_graph("report")
-    entries = [*graph.nodes(data=True), *((f"{a}->{b}", fields) for a, b, fields in graph.edges(data=True))]
-    for name, fields in entries:
-        assert fields["where"].startswith(("§", "Table ")), name
-    for name, fields in graph.nodes(data=True):
-        assert fields["lessons"], name
-        assert set(fields["lessons"]) <= LESSONS, name
-        assert fields["sentence"].endswith("."), name
-
-
-def test_the_summary_marks_conjecture_and_says_why_a_link_is_wrong() -> None:
-    graph = load_idea_graph("summary")
-    assert graph.graph["conjecture"]
-    assert {fields["evidence"] for _, fields in graph.nodes(data=True)} == {"label recovered", "section text"}
-    wrong = [(a, b) for a, b, fields in graph.edges(data=True) if fields.get("verdict") == "wrong"]
-    assert wrong == [("deepseekmoe", "mla"), ("ablations", "mixture_of_experts"), ("ablations", "mla")]
-    for a, b, fields in graph.edges(data=True):
-        assert fields["conjecture"] is True
-        assert ("verdict" in fields) == ("reason" in fields) == ("where" in fields), (a, b)
 
 
 def _boxes(figure: Figure, kind: str) -> dict[str, Bbox]:
@@ -119,41 +96,76 @@ def test_highlighted_ideas_are_filled_and_only_they() -> None:
     assert filled == {"node:mla", "node:kv_cache"}
 
 
-def test_the_picture_in_words_names_every_link_and_what_is_wrong() -> None:
-    report, summary = describe_idea_graph("report"), describe_idea_graph("summary")
-    assert len(report.splitlines()) == len(summary.splitlines()) == 16
-    assert "DualPipe overlap -- lowers --> 2.788M H800 hours (§1, §3.2.1)" in report
-    assert summary.count("WRONG:") == 3
+def test_every_link_of_the_summary_is_dashed_and_carries_the_mark_of_its_verdict() -> None:
+    graph = load_idea_graph("summary")
+    figure = draw_idea_graph(graph)
+    arrows = {patch.get_gid(): patch for patch in figure.findobj(FancyArrowPatch) if patch.get_gid()}
+    words = {text.get_gid(): text.get_text() for text in figure.findobj() if str(text.get_gid()).startswith("relation")}
+    for start, end, fields in graph.edges(data=True):
+        assert arrows[f"edge:{start}->{end}"].get_linestyle() != "-"
+        assert words[f"relation:{start}->{end}"].startswith(MARKS[fields["verdict"]])
+    report = draw_idea_graph("report")
+    assert {patch.get_linestyle() for patch in report.findobj(FancyArrowPatch) if patch.get_gid()} == {"-"}
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda face: face["nodes"][3].pop("label"), r"nodes\[3\]: label = None"),
-        (lambda face: face["nodes"][2].update(id="mla"), r"nodes\[2\]: id 'mla' is there twice"),
-        (
-            lambda face: face["nodes"][2].update(at=[1, 3]),
-            r"nodes\[2\] \(specdec\): the cell \[1, 3\] is already taken",
-        ),
-        (lambda face: face["nodes"][2].update(at=[1.5, 3]), r"nodes\[2\] \(specdec\): at = "),
-        (lambda face: face["edges"][7].update(to="gone"), r"edges\[7\]: to = 'gone' is not the id of a node"),
-        (lambda face: face["edges"].insert(0, "mla"), r"edges\[0\]: must be an object"),
-        (lambda face: face.pop("edges"), "not an idea graph"),
-    ],
-)
-def test_a_malformed_file_is_refused_with_the_entry(tmp_path: Path, change, message: str) -> None:
+def test_names_that_are_conjecture_are_dashed() -> None:
+    graph = load_idea_graph("summary")
+    boxes = {p.get_gid(): p for p in draw_idea_graph(graph).findobj(FancyBboxPatch) if p.get_gid()}
+    for name, fields in graph.nodes(data=True):
+        assert (boxes[f"node:{name}"].get_linestyle() != "-") == fields["conjecture"], name
+
+
+def test_an_idea_to_highlight_must_exist() -> None:
+    for draw in (draw_idea_graph, idea_graph_svg):
+        with pytest.raises(InputError, match="'gone'"):
+            draw("report", highlight=["mla", "gone"])
+
+
+def test_the_svg_is_one_accessible_picture_with_a_background_of_its_own(graph: nx.DiGraph) -> None:
+    svg = ElementTree.fromstring(idea_graph_svg(graph))
+    title, words = svg.find(f"{SVG}title"), svg.find(f"{SVG}desc")
+    assert svg.get("role") == "img"
+    assert svg.get("aria-labelledby") == f"{title.get('id')} {words.get('id')}"
+    assert title.text == graph.graph["title"]
+    assert words.text == describe_idea_graph(graph)
+    background = svg.find(f"{SVG}rect")
+    assert background.get("fill") == "#FFFFFF"
+    assert svg.get("viewBox") == f"0 0 {background.get('width')} {background.get('height')}"
+    assert len(svg.findall(f"{SVG}rect")) == 16
+    lines = svg.findall(f"{SVG}line")
+    assert len(lines) == 15
+    assert all(bool(line.get("stroke-dasharray")) == (graph.graph["face"] == "summary") for line in lines)
+
+
+def test_the_svg_fills_what_is_highlighted() -> None:
+    svg = ElementTree.fromstring(idea_graph_svg("report", highlight=["mla"]))
+    assert len([box for box in svg.findall(f"{SVG}rect") if box.get("fill") != "#FFFFFF"]) == 1
+
+
+def test_every_box_of_the_layout_stands_inside_the_drawing_and_the_first_row_below_the_last(graph: nx.DiGraph) -> None:
+    plan = layout(graph)
+    width, height = plan["box"]
+    for node in plan["nodes"].values():
+        assert width / 2 <= node["x"] <= plan["width"] - width / 2
+        assert height / 2 <= node["y"] <= plan["height"] - height / 2
+    rows = dict(graph.nodes(data="at"))
+    lowest, highest = min(rows, key=lambda name: rows[name][1]), max(rows, key=lambda name: rows[name][1])
+    assert plan["nodes"][lowest]["y"] > plan["nodes"][highest]["y"]
+
+
+def test_markup_in_the_data_is_text_in_the_svg_and_long_labels_are_cut(tmp_path: Path) -> None:
     whole = json.loads((data_dir() / "idea_graph.json").read_text(encoding="utf-8"))
-    change(whole["faces"]["report"])
+    whole["faces"]["report"]["title"] = HOSTILE
+    whole["faces"]["report"]["nodes"][0]["label"] = HOSTILE * 3
+    whole["faces"]["report"]["edges"][0]["relation"] = HOSTILE
     path = tmp_path / "graph.json"
     path.write_text(json.dumps(whole), encoding="utf-8")
-    with pytest.raises(InputError, match=message):
-        load_idea_graph("report", path)
-
-
-def test_a_missing_file_and_unknown_names_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nowhere\.json: cannot be read"):
-        load_idea_graph("report", tmp_path / "nowhere.json")
-    with pytest.raises(InputError, match="no face 'popular'"):
-        load_idea_graph("popular")
-    with pytest.raises(InputError, match="'attention', which is not a node"):
-        draw_idea_graph("report", highlight=["attention"])
+    graph = load_idea_graph("report", path)
+    svg = ElementTree.fromstring(idea_graph_svg(graph))
+    assert {element.tag.removeprefix(SVG) for element in svg.iter()} == {
+        "svg", "title", "desc", "defs", "marker", "path", "rect", "line", "text"
+    }  # fmt: skip
+    assert svg.find(f"{SVG}title").text == HOSTILE
+    label = layout(graph)["nodes"]["rope_yarn"]["label"]
+    assert len(label) == LABEL_LINES and label[-1].endswith("…")
+    assert draw_idea_graph(graph)._repr_png_()  # matplotlib does not take it for mathematics or markup either
