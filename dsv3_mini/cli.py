@@ -58,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_eval(commands)
     _add_params(commands)
+    _add_progress(commands)
     _add_doctor(commands)
     return parser
 
@@ -151,6 +152,11 @@ def _add_params(commands: argparse._SubParsersAction) -> None:
     which = f"a preset ({', '.join(PRESETS)}), a run folder or a checkpoint folder (default: every preset in a line)"
     params.add_argument("model", nargs="?", metavar="MODEL", help=which)
     _add_json(params)
+
+
+def _add_progress(commands: argparse._SubParsersAction) -> None:
+    progress = _add(commands, "progress", "progress", "show how far you are in the lessons")
+    _add_json(progress)
 
 
 def _add_doctor(commands: argparse._SubParsersAction) -> None:

@@ -8,14 +8,16 @@ A twin is a jupytext `py:percent` file. Its conventions, which tests/notebooks/t
   and a clear message when the kernel is of another environment.
 * One `# NN Title` heading, then these `##` headings in this order (`ANATOMY`): The question, What you will be able to
   do, Predict, Build it, Reveal, Check against the package, Play, Exercises, Bug museum, What the report says, Recap.
-* `# %% tags=["predict"]`: a cell that records a guess: `guess_1 = None  # "a", "b" or "c"`. Later cells work with None.
+* `# %% tags=["predict"]`: asks for a guess, `guess_1 = predict("1.p1", "...", choices={...})`, and ends on it. Under
+  Reveal a cell measures and ends on `guess_1.reveal(...)`. At least two; nothing waits for a guess.
 * Equality is printed as `max |diff| against NAME: 1.2e-07 (tolerance 1e-05)`, and tests read such lines back.
-* `# %% tags=["exercise"]`: a stub that opens with `# Exercise 1.2: what to do` and returns None or `...`;
-  `# %% tags=["check"]`: prints `Exercise 1.2: not attempted` for the stub; else asserts, each assertion with a message
-  that says what is wrong, and prints `Exercise 1.2: right`;
-  `# %% [markdown] tags=["solution"]`: `<details><summary>Solution of exercise 1.2</summary>` with one ```python block,
-  which can stand in place of the stub (tests put it there and expect "right").
-* Bug museum exhibits are `### Exhibit 1.A: name` headings.
+* `# %% tags=["exercise"]`: a stub that opens with `# Exercise 1.2 (5 minutes): what to do` and is empty (`...`), or for
+  a value `name = ...  # your number`. Right behind it `# %% tags=["check"]`: `exercise("1.2").check(name)`. What is
+  right, the usual mistakes, hints and solution are in dsv3_mini/course/exercises/lesson_NN.py.
+* Bug museum: `### Exhibit 1.A: name`, then four cells, `exhibit("1.A")` with `.show()`, `.predict()` (with the tag
+  "predict"), `.run()` and `.diagnose()`. What they show is in dsv3_mini/course/museum/lesson_NN.py.
+* Progress that a lesson records while it is built goes to a temporary file: a learner's is not touched, and what they
+  have done does not change what is built.
 * No output on stderr, no machine path or object address in an output, and no timing that a claim rests on.
 
 Building refuses to overwrite a notebook whose cells somebody edited (`--force` overwrites it all the same): the
@@ -127,6 +129,7 @@ def execute(lesson: NotebookNode, folder: Path = NOTEBOOKS, seconds: float = SEC
             "IPYTHONDIR": ipython_home,  # a user's start-up files have no place in a lesson
             "HF_HUB_OFFLINE": "1",
             "PYTHONHASHSEED": "0",
+            "DSV3_PROGRESS": str(Path(ipython_home) / "progress.json"),  # not the learner's
         }
         deadline = time.monotonic() + seconds
         manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=_ThisPython())

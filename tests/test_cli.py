@@ -18,7 +18,7 @@ from dsv3_mini.config import ModelConfig
 from dsv3_mini.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("lab", "train", "generate", "eval", "params", "doctor")
+COMMANDS = ("lab", "train", "generate", "eval", "params", "progress", "doctor")
 STEPS, SEED = 3, 5
 
 
@@ -63,7 +63,8 @@ def run_folder(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---- help and usage
 
 
-@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS), ["--version"], ["params"]])
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS), ["--version"], ["params"],
+                                       ["progress"]])  # fmt: skip
 def test_help_and_params_do_not_import_torch(arguments: list[str]) -> None:
     code = f"""
 import sys
@@ -75,7 +76,10 @@ finally:
     assert not heavy, heavy
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "80", "DSV3_PROGRESS": "nothing.json"},
     )
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 100
@@ -339,3 +343,95 @@ def test_eval_reports_model_and_baselines(run_folder: Path, capsys: pytest.Captu
 
 def test_eval_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert str(tmp_path) in fails(capsys, "eval", tmp_path)
+
+
+# ---- progress
+
+
+@pytest.fixture
+def progress_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DSV3_PROGRESS", str(tmp_path / "progress.json"))
+    return tmp_path / "progress.json"
+
+
+@pytest.fixture
+def two_lessons(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A course of two lessons and one that is not written yet."""
+    import dsv3_mini.commands.progress as command
+    from dsv3_mini.course.lessons import Asked
+
+    asked = {
+        "00": Asked({"0.1": "Count tokens", "0.2": "Count bytes"}, ("0.p1", "0.p2"), {"0.A": "A bug"}),
+        "01": Asked({"1.1": "Merge heads"}, ("1.p1",), {"1.A": "A bug", "1.B": "Another"}),
+        "02": Asked({}, (), {}),
+    }
+    lessons = [SimpleNamespace(number=n, title=f"Lesson {n}", asks=lambda n=n: asked[n]) for n in asked]
+    monkeypatch.setattr(command, "LESSONS", lessons)
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert cli.main(["progress", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_progress_of_somebody_new_says_how_to_begin(progress_file: Path, two_lessons: None, capsys) -> None:
+    assert "dsv3-mini lab" in told(capsys)
+    assert not progress_file.exists()
+
+
+def test_progress_by_lesson_and_what_is_open(progress_file: Path, two_lessons: None, capsys) -> None:
+    from dsv3_mini.course import progress
+
+    progress.record_exercise("0.1", right=True, hints=2)
+    progress.record_exercise("0.2", right=False)
+    progress.record_prediction("0.p1", guess="a", right=True)
+    progress.record_prediction("0.p2", guess="a", right=False)
+    progress.record_exhibit("0.A")
+    lines = told(capsys).splitlines()
+    assert lines[1].split() == "00 Lesson 00 1 of 2 2 1 of 2 1 of 1".split()
+    assert lines[2].split() == "01 Lesson 01 0 of 1 0 of 1 0 of 2".split()
+    assert lines[4:6] == ["Open:", "  0.2 Count bytes (1 try)"]
+    assert str(progress_file) in lines[-1] and "02" not in "".join(lines[:5])
+
+    progress.record_exercise("0.2", right=True)
+    assert "  1.1 Merge heads\n" in told(capsys), "the next lesson, when all is right in those that were begun"
+    progress.record_exercise("1.1", right=True)
+    assert "Every exercise is right." in told(capsys)
+
+
+def test_progress_as_json(progress_file: Path, two_lessons: None, capsys) -> None:
+    from dsv3_mini.course import progress
+
+    progress.record_exercise("1.1", right=False, solution_shown=True)
+    report = json.loads(told(capsys, "--json"))
+    assert report["file"] == str(progress_file)
+    assert [lesson["lesson"] for lesson in report["lessons"]] == ["00", "01", "02"]
+    lesson = report["lessons"][1]
+    assert lesson["exercises"] == [
+        {"id": "1.1", "title": "Merge heads", "state": "wrong", "tries": 1, "hints": 0, "solution_shown": True}
+    ]
+    assert (lesson["right"], lesson["predictions"], lesson["exhibits"], lesson["exhibits_seen"]) == (0, 1, 2, 0)
+
+
+def test_progress_never_fails_and_prints_nothing_of_an_odd_file(
+    progress_file: Path, two_lessons: None, capsys, monkeypatch
+) -> None:
+    from dsv3_mini.course import progress
+
+    for content in (b"{", b'{"schema": 99}', b"\xff"):
+        monkeypatch.setattr(progress, "_told", set())
+        progress_file.write_bytes(content)
+        assert cli.main(["progress", "--json"]) == 0
+        printed = capsys.readouterr()
+        assert json.loads(printed.out)["lessons"] and str(progress_file) in printed.err
+    entry = {"state": "\x1b[2J", "tries": "\x1b[2J", "hints": None}
+    odd = {"\x1b[2J": entry, "0.1": entry}
+    progress_file.write_text(json.dumps({"schema": 1, "exercises": odd, "predictions": odd, "exhibits": odd}))
+    shown = told(capsys)
+    assert "\x1b" not in shown and "  0.1 Count tokens" in shown
+
+
+def test_progress_of_the_course_itself(progress_file: Path, capsys) -> None:
+    report = json.loads(told(capsys, "--json"))
+    assert len(report["lessons"]) == 19
+    assert any(lesson["exercises"] for lesson in report["lessons"])

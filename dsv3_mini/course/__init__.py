@@ -19,7 +19,7 @@ _HOME = {
     "exhibit": "dsv3_mini.course.museum",
     "exhibits_of": "dsv3_mini.course.museum",
     "all_exhibits": "dsv3_mini.course.museum",
-    "predict": "dsv3_mini.course.predict",
+    "predict": "dsv3_mini.course.prediction",
 }
 
 __all__ = ["all_exercises", "all_exhibits", "exercise", "exercises_of", "exhibit", "exhibits_of", "predict"]
@@ -27,7 +27,7 @@ __all__ = ["all_exercises", "all_exhibits", "exercise", "exercises_of", "exhibit
 if TYPE_CHECKING:
     from dsv3_mini.course.exercises import all_exercises, exercise, exercises_of
     from dsv3_mini.course.museum import all_exhibits, exhibit, exhibits_of
-    from dsv3_mini.course.predict import predict
+    from dsv3_mini.course.prediction import predict
 
 
 def __getattr__(name: str) -> Any:

@@ -1,12 +1,33 @@
-"""The lessons, in their order: number, file, title, and what each one builds. Everything else asks here."""
+"""The lessons, in their order: number, file, title, and what each one builds. Everything else asks here.
+
+What a lesson asks (`Lesson.asks`) is read from the text of its twin and of its definitions, without running them: that
+is quick and needs no torch.
+"""
 
 from __future__ import annotations
 
+import ast
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from dsv3_mini.errors import InputError
 from dsv3_mini.paths import repo_root
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a lesson asks of a learner.
+
+    Attributes:
+        exercises: titles by id.
+        predictions: ids of the guesses (those of exhibits are not among them).
+        exhibits: titles of the exhibits of the bug museum by id.
+    """
+
+    exercises: dict[str, str]
+    predictions: tuple[str, ...]
+    exhibits: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -27,6 +48,37 @@ class Lesson:
     def notebook(self) -> Path | None:
         path = repo_root() / "notebooks" / self.file
         return path if path.is_file() else None
+
+    def asks(self) -> Asked:
+        """Its exercises, guesses and exhibits; nothing as long as it has not been written."""
+        twin = repo_root() / "notebooks" / "src" / f"{self.number}_{self.slug}.py"
+        guesses = _PREDICTION.findall(twin.read_text(encoding="utf-8")) if twin.is_file() else []
+        module = f"lesson_{self.number}.py"
+        return Asked(
+            exercises=_titles(_HERE / "exercises" / module, "Exercise"),
+            predictions=tuple(guesses),
+            exhibits=_titles(_HERE / "museum" / module, "Exhibit"),
+        )
+
+
+_HERE = Path(__file__).resolve().parent
+_PREDICTION = re.compile(r"""\bpredict\(\s*["'](\d+\.p\d+)["']""")
+
+
+def _titles(module: Path, kind: str) -> dict[str, str]:
+    """By id, the titles of the `Exercise(id=..., title=...)` in a module of definitions, which is not run."""
+    calls = ast.walk(ast.parse(module.read_text(encoding="utf-8"))) if module.is_file() else ()
+    found = {}
+    for call in calls:
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == kind:
+            given = {word.arg: word.value for word in call.keywords}
+            given |= dict(zip(_ORDER[kind], call.args))
+            name, title = (ast.literal_eval(given[field]) for field in ("id", "title"))
+            found[name] = title
+    return dict(sorted(found.items()))
+
+
+_ORDER = {"Exercise": ("id", "idea", "title"), "Exhibit": ("id", "title")}  # their first fields
 
 
 LESSONS = (

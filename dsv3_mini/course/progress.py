@@ -6,9 +6,9 @@
      "exhibits":    {"3.A": {"seen": true}}}
 
 The file is `progress.json` at the top of the checkout, or what DSV3_PROGRESS names. It is read again before every
-change and replaced as a whole, under a lock, so two notebooks at once lose nothing and a killed kernel leaves no half
-a file. Progress is a convenience: nothing in the course fails because of it. A file that cannot be read is moved aside
-(nothing is thrown away) and a new one begun; one of a newer version is left alone; both say so.
+change and replaced as a whole, under a lock (progress_file.py). Progress is a convenience: nothing in the course fails
+because of it. A file that cannot be read is moved aside (nothing is thrown away) and a new one begun; one of a newer
+version is left alone; both say so.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dsv3_mini.course.progress_file import locked, move_aside, replace
+from dsv3_mini.errors import InputError
 from dsv3_mini.paths import repo_root
 
 SCHEMA = 1
@@ -34,11 +35,16 @@ _told: set[str] = set()  # messages given in this process, each once
 
 @dataclass
 class Progress:
-    """The content of the file. Entries are by id; those of ids that no longer exist are kept."""
+    """The content of the file. Entries are by id; those of ids that no longer exist are kept.
+
+    Entries of `exercises` have `state` ("begun", "wrong" or "right"), `tries`, `hints` and `solution_shown`, whatever
+    the file says there. What else the file holds is kept in `rest`.
+    """
 
     exercises: dict[str, dict[str, Any]] = field(default_factory=dict)
     predictions: dict[str, dict[str, Any]] = field(default_factory=dict)
     exhibits: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rest: dict[str, Any] = field(default_factory=dict)
 
 
 class _NewerSchemaError(Exception):
@@ -46,14 +52,18 @@ class _NewerSchemaError(Exception):
 
 
 def progress_path() -> Path:
-    """Where the file is, whether it exists or not."""
+    """Where the file is, whether it exists or not. `InputError` without a checkout and without DSV3_PROGRESS."""
     named = os.environ.get("DSV3_PROGRESS")
-    return Path(named) if named else repo_root() / "progress.json"
+    return Path(named).expanduser().absolute() if named else repo_root() / "progress.json"
 
 
 def read() -> Progress:
     """What the file says; an empty `Progress`, with a message, when it cannot be used."""
-    path = progress_path()
+    try:
+        path = progress_path()
+    except InputError as error:
+        _tell(f"progress is not recorded: {error}")
+        return Progress()
     try:
         return _parse(path.read_bytes())
     except FileNotFoundError:
@@ -67,24 +77,26 @@ def read() -> Progress:
     return Progress()
 
 
-def record_exercise(
-    number: str, *, right: bool | None = None, hint: bool = False, solution_shown: bool = False
-) -> None:
-    """One more try at an exercise (`right` says how it went), one more hint, or its solution looked at.
+def record_exercise(number: str, *, right: bool | None = None, hints: int = 0, solution_shown: bool = False) -> None:
+    """One more try at an exercise (`right` says how it went), a further hint, or its solution looked at.
 
     An exercise that was right once stays right.
+
+    Args:
+        number: its id.
+        right: how a try went; None when this was none.
+        hints: how many of its hints have been seen by now.
+        solution_shown: whether the solution was shown just now.
     """
 
     def change(progress: Progress) -> None:
-        entry = progress.exercises.setdefault(
-            number, {"state": "begun", "tries": 0, "hints": 0, "solution_shown": False}
-        )
+        entry = progress.exercises.setdefault(number, _exercise_entry({}))
         if right is not None:
-            entry["tries"] = int(entry.get("tries", 0)) + 1
-            if entry.get("state") != "right":
+            entry["tries"] += 1
+            if entry["state"] != "right":
                 entry["state"] = "right" if right else "wrong"
-        entry["hints"] = int(entry.get("hints", 0)) + hint
-        entry["solution_shown"] = bool(entry.get("solution_shown")) or solution_shown
+        entry["hints"] = max(entry["hints"], hints)
+        entry["solution_shown"] |= solution_shown
 
     _update(change)
 
@@ -125,71 +137,71 @@ def subscribe(callback: Callable[[], None]) -> Callable[[], None]:
 
 
 def _parse(raw: bytes) -> Progress:
-    content = json.loads(raw)  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+    try:
+        content = json.loads(raw)  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     if not isinstance(content, dict):
         raise ValueError("it holds no JSON object")
-    schema = content.get("schema")
+    schema = content.pop("schema", None)
     if not isinstance(schema, int) or isinstance(schema, bool):
         raise ValueError("it has no schema number")
     if schema > SCHEMA:
         raise _NewerSchemaError(f"written by a newer version of the course (schema {schema}, this one knows {SCHEMA})")
-    for name in SECTIONS:
-        section = content.get(name, {})
+    sections = {name: content.pop(name, {}) for name in SECTIONS}
+    for name, section in sections.items():
         if not isinstance(section, dict) or not all(isinstance(entry, dict) for entry in section.values()):
             raise ValueError(f"{name!r} is not a table of entries")
-    return Progress(**{name: content.get(name, {}) for name in SECTIONS})
+    sections["exercises"] = {key: _exercise_entry(entry) for key, entry in sections["exercises"].items()}
+    return Progress(**sections, rest=content)
+
+
+def _exercise_entry(entry: dict[str, Any]) -> dict[str, Any]:
+    """The entry with the four fields of an exercise, each of its type; other fields stay."""
+
+    def count(name: str) -> int:
+        value = entry.get(name)
+        return value if isinstance(value, int) and value >= 0 else 0
+
+    state = entry.get("state")
+    known = {
+        "state": state if state in ("right", "wrong") else "begun",
+        "tries": count("tries"),
+        "hints": count("hints"),
+        "solution_shown": entry.get("solution_shown") is True,
+    }
+    return {**entry, **known}
 
 
 def _update(change: Callable[[Progress], Any]) -> None:
-    path = progress_path()
     try:
+        path = progress_path()
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path):
+        with locked(path):
             try:
                 progress = _parse(path.read_bytes())
             except FileNotFoundError:
                 progress = Progress()
             except ValueError as error:
-                aside = path.with_name(f"{path.name}.unreadable-{secrets.token_hex(3)}")
-                path.rename(aside)
-                _tell(f"{path}: not a progress file ({error}); it is now {aside.name}, and a new one is begun")
+                _tell(f"{path}: not a progress file ({error}); it is now {move_aside(path)}, and a new one is begun")
                 progress = Progress()
             change(progress)
-            content = {"schema": SCHEMA, **{name: getattr(progress, name) for name in SECTIONS}}
-            _replace(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+            content = {"schema": SCHEMA, **{name: getattr(progress, name) for name in SECTIONS}, **progress.rest}
+            replace(path, json.dumps(content, indent=1) + "\n")
+    except InputError as error:
+        _tell(f"progress is not recorded: {error}")
+        return
     except _NewerSchemaError as error:
         _tell(f"{path}: {error}; it is left as it is, and progress is not recorded")
         return
     except OSError as error:
-        _tell(f"{path}: cannot be written ({error.strerror}); the lessons go on, progress is not recorded")
+        _tell(f"{path}: cannot be written ({error.strerror or error}); the lessons go on, progress is not recorded")
         return
     for callback in list(_subscribers):
-        callback()
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One writer at a time. The lock is a file of its own, since the progress file itself is replaced."""
-    try:
-        import fcntl
-    except ImportError:  # a platform without it: two notebooks that write in the same instant may lose one entry
-        yield
-        return
-    with path.with_name(f".{path.name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _replace(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+        try:
+            callback()
+        except Exception as error:  # a picture that cannot follow must not take the check with it
+            _tell(f"a view of the progress could not follow ({type(error).__name__}: {error})")
 
 
 def _tell(message: str) -> None:

@@ -9,8 +9,6 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-let tables = 0; // ids of controls must differ between two tables on a page
-
 function control(prefix, name, title, field) {
   field.id = `${prefix}-${name}`;
   field.dataset.testid = `claims-${name}`;
@@ -43,7 +41,8 @@ function row(claim) {
 }
 
 function render({ model, el }) {
-  const prefix = `dsv3-claims-${(tables += 1)}`;
+  // Ids of controls must differ between two tables on a page, and this module is loaded anew for each of them.
+  const prefix = `dsv3-claims-${Math.random().toString(36).slice(2)}`;
   const verdict = choice(model, "verdict", model.get("verdicts").map((v) => [v.name, `${v.mark} ${v.name}`]));
   const element = choice(model, "element", model.get("elements").map((name) => [name, name]));
   const text = make("input", { type: "search", autocomplete: "off" });

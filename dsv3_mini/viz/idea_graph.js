@@ -29,12 +29,12 @@ function make(element, attributes, children) {
 const tag = (name, attributes = {}, ...children) => make(document.createElement(name), attributes, children);
 const shape = (name, attributes = {}, ...children) => make(document.createElementNS(SVG, name), attributes, children);
 
-let serial = 0; // ids in the page must differ between two graphs in one notebook
 
 class Graph {
   constructor(model, el) {
     this.model = model;
-    this.uid = `idea-graph-${++serial}`;
+    // Ids must differ between two graphs in one notebook, and this module is loaded anew for each of them.
+    this.uid = `idea-graph-${Math.random().toString(36).slice(2)}`;
     this.face = null; // the face that is drawn
     this.pending = false;
     this.root = tag("div", { class: "dsv3-ideas", role: "group", "aria-label": "Idea graph", "data-testid": "idea-graph" });

@@ -24,8 +24,10 @@ try:
     import matplotlib.pyplot as plt
     import torch
     import torch.nn.functional as F
+    from torch import nn
 
     from dsv3_mini import ModelConfig
+    from dsv3_mini.course import exercise, exhibit, predict
     from dsv3_mini.model.attention import MultiHeadAttention
     from dsv3_mini.viz import style
 except ModuleNotFoundError as missing:
@@ -57,23 +59,32 @@ print("ready")
 # * Write causal multi-head attention from dot products, and show that it equals PyTorch's.
 # * Say what the scale, the mask and the heads are for, each with a number that goes wrong without it.
 # * Test any attention for a leak from the future, in four lines.
+# * Put it all into a PyTorch module that you wrote yourself.
 # * Recognise two bugs that run without an error.
 
 # %% [markdown]
 # ## Predict
 #
-# Guess first, on paper or in the cell. A wrong guess that you remember teaches more than a right answer that you read.
-#
-# **Guess 1.** Take one query and 16 keys, each made of 256 random numbers (normal, standard deviation 1). A softmax of
-# the 16 dot products gives 16 weights that sum to one. How large is the largest of them, on average? (a) about 1/16,
-# (b) about 1/3, (c) nearly 1.
-#
-# **Guess 2.** Causal attention reads 8 tokens and gives 8 outputs. You replace the third token by another. How many of
-# the 8 outputs change?
+# Guess first: choose or type, then read on. A wrong guess that you remember teaches more than a right answer that you
+# read.
 
 # %% tags=["predict"]
-guess_1 = None  # your guess: "a", "b" or "c"
-guess_2 = None  # your guess: a whole number from 0 to 8
+guess_1 = predict(
+    "1.p1",
+    "Take one query and 16 keys, each made of 256 random numbers (normal, standard deviation 1). A softmax of the "
+    "16 dot products gives 16 weights that sum to one. How large is the largest of them, on average?",
+    choices={"a": "about 1/16", "b": "about 1/3", "c": "nearly 1"},
+)
+guess_1
+
+# %% tags=["predict"]
+guess_2 = predict(
+    "1.p2",
+    "Causal attention reads 8 tokens and gives 8 outputs. You replace the third token by another. How many of the 8 "
+    "outputs change?",
+    unit="outputs",
+)
+guess_2
 
 # %% [markdown]
 # ## Build it
@@ -278,12 +289,11 @@ def outputs_that_change(attention, x, token):
 torch.manual_seed(0)
 some_q, some_k = torch.randn(4000, 1, 256), torch.randn(4000, 16, 256)
 largest = (some_q * some_k).sum(-1).softmax(-1).amax(-1).mean()
-said = guess_1 or "nothing yet"
-print(f"guess 1: you said {said}; the largest share is {largest:.2f} on average, so (c)")
+guess_1.reveal("c", f"the largest share is {largest:.2f} on average.")
 
+# %%
 changed = outputs_that_change(lambda x: attention_by_hand(x, w_q, w_k, w_v, w_o, H), x[:1], token=2)
-said = "nothing yet" if guess_2 is None else guess_2
-print(f"guess 2: you said {said}; {len(changed)} outputs change, at the positions {changed}")
+guess_2.reveal(len(changed), f"those at the positions {changed}.", within=1)
 
 # %% [markdown]
 # The third token is at position 2 when we count from 0. It reaches itself and everything after it, and nothing before
@@ -373,8 +383,9 @@ for t, word in enumerate(words):
 # %% [markdown]
 # ## Exercises
 #
-# Write your code in the cell that opens with `# Exercise`, run it, then run the cell under it. It says *not attempted*,
-# or what is wrong, or *right*. The solutions are folded away below each check.
+# Write your code in the cell that opens with `# Exercise`, run it, then run the cell under it: it says *not attempted*,
+# or what is wrong, or *right*. The answer runs on fresh random inputs each time. Stuck? Ask for a hint, as often as you
+# like; a solution is shown only when you ask for it.
 
 
 # %% tags=["exercise"]
@@ -386,42 +397,8 @@ def document_mask(document):
 
 
 # %% tags=["check"]
-answer = document_mask(torch.tensor([0, 0, 0, 1, 1]))
-if answer is None or answer is ...:
-    print("Exercise 1.1: not attempted")
-else:
-    assert answer.shape == (5, 5), (
-        f"the mask has the shape {list(answer.shape)}; it should be [5, 5], T by T"
-    )
-    assert answer.dtype == torch.bool, (
-        f"the mask has the type {answer.dtype}; it should be torch.bool"
-    )
-    assert answer.diagonal().all(), "a token may always look at itself: the diagonal should be True"
-    assert not answer.triu(1).any(), (
-        "some token sees its future: above the diagonal everything should be False"
-    )
-    assert not answer[3:, :3].any(), (
-        "a token of document 1 looks at document 0: compare the documents, too"
-    )
-    assert answer[2, 0], "token 2 should see token 0, which is earlier and in the same document"
-    mixed = document_mask(torch.tensor([7, 2, 7]))
-    assert mixed[2].tolist() == [True, False, True], (
-        "documents may have any number, and need not be sorted"
-    )
-    print("Exercise 1.1: right")
-
-# %% [markdown] tags=["solution"]
-# <details><summary>Solution of exercise 1.1</summary>
-#
-# ```python
-# def document_mask(document):
-#     position = torch.arange(len(document))
-#     causal = position[None, :] <= position[:, None]  # [T, T]
-#     same = document[None, :] == document[:, None]  # [T, T]
-#     return causal & same
-# ```
-#
-# </details>
+# Stuck? exercise("1.1").hint(), and in the end exercise("1.1").solution()
+exercise("1.1").check(document_mask)
 
 
 # %% tags=["exercise"]
@@ -432,35 +409,8 @@ def merge_heads(x):
 
 
 # %% tags=["check"]
-by_head = torch.arange(2 * 3 * 4 * 5).view(2, 3, 4, 5)  # B 2, H 3, T 4, K 5
-answer = merge_heads(by_head)
-if answer is None or answer is ...:
-    print("Exercise 1.2: not attempted")
-else:
-    assert answer.shape == (2, 4, 15), (
-        f"the shape is {list(answer.shape)}; it should be [2, 4, 15], that is [B, T, H * K]"
-    )
-    expected = torch.stack(
-        [torch.cat([by_head[b, :, t].flatten()[None] for t in range(4)]) for b in range(2)]
-    )
-    assert not torch.equal(answer, by_head.reshape(2, 4, 15)), (
-        "right shape, but numbers in wrong places: reshape alone mixes tokens; swap axes first"
-    )
-    assert torch.equal(answer, expected), (
-        "in each row head 0 should come first, then head 1, then head 2"
-    )
-    print("Exercise 1.2: right")
-
-# %% [markdown] tags=["solution"]
-# <details><summary>Solution of exercise 1.2</summary>
-#
-# ```python
-# def merge_heads(x):
-#     B, H, T, K = x.shape
-#     return x.transpose(1, 2).reshape(B, T, H * K)  # [B, T, H, K] -> [B, T, H * K]
-# ```
-#
-# </details>
+# Stuck? exercise("1.2").hint(), and in the end exercise("1.2").solution()
+exercise("1.2").check(merge_heads)
 
 
 # %% tags=["exercise"]
@@ -472,40 +422,43 @@ def attend_last(q_last, k, v):
 
 
 # %% tags=["check"]
-torch.manual_seed(3)
-q, k, v = torch.randn(3, 4, 6, 16)  # [H, T, K] each
-answer = attend_last(q[:, -1], k, v)
-if answer is None or answer is ...:
-    print("Exercise 1.3: not attempted")
-else:
-    assert answer.shape == (4, 16), (
-        f"the shape is {list(answer.shape)}; it should be [4, 16], that is [H, K]"
-    )
-    unscaled = ((k @ q[:, -1, :, None]).softmax(1) * v).sum(1)
-    assert not torch.allclose(answer, unscaled, atol=1e-5), (
-        "the scores are not divided by the square root of K"
-    )
-    over_heads = ((k @ q[:, -1, :, None] / 4).softmax(0) * v).sum(1)
-    assert not torch.allclose(answer, over_heads, atol=1e-5), (
-        "the softmax runs over the heads, not over the tokens"
-    )
-    expected = F.scaled_dot_product_attention(q, k, v, is_causal=True)[:, -1]
-    assert torch.allclose(answer, expected, atol=1e-5), (
-        "not the last row of causal attention over all tokens"
-    )
-    print("Exercise 1.3: right")
+# Stuck? exercise("1.3").hint(), and in the end exercise("1.3").solution()
+exercise("1.3").check(attend_last)
 
-# %% [markdown] tags=["solution"]
-# <details><summary>Solution of exercise 1.3</summary>
-#
-# ```python
-# def attend_last(q_last, k, v):
-#     scores = (k @ q_last[:, :, None]).squeeze(-1) / math.sqrt(q_last.shape[-1])  # [H, T]
-#     shares = scores.softmax(-1)  # [H, T]; no mask: the last token may see everything
-#     return (shares[:, None, :] @ v).squeeze(1)  # [H, 1, T] @ [H, T, K] -> [H, K]
-# ```
-#
-# </details>
+
+# %% tags=["exercise"]
+# Exercise 1.4 (10 minutes): find out who sees whom, in a layer that you cannot look into.
+# `attention` is any function from [1, T, D] to [1, T, D]; run it as often as you need.
+def reach(attention, x):
+    """x [1, T, D] -> bool [T, T]: row i, column j is True if output i moves when token j is replaced."""
+    ...  # your code here
+
+
+# %% tags=["check"]
+# Stuck? exercise("1.4").hint(), and in the end exercise("1.4").solution()
+exercise("1.4").check(reach)
+
+
+# %% tags=["exercise"]
+# Exercise 1.5 (15 minutes): all of it in one module: heads, and rows that hold several documents.
+# The layers are there; write `forward`.
+class PackedAttention(nn.Module):
+    def __init__(self, width, heads, head_width):
+        super().__init__()
+        self.heads = heads
+        self.q_proj = nn.Linear(width, heads * head_width, bias=False)
+        self.k_proj = nn.Linear(width, heads * head_width, bias=False)
+        self.v_proj = nn.Linear(width, heads * head_width, bias=False)
+        self.o_proj = nn.Linear(heads * head_width, width, bias=False)
+
+    def forward(self, x, document):
+        """x [B, T, D]; document [B, T], a number for each token -> [B, T, D]."""
+        ...  # your code here
+
+
+# %% tags=["check"]
+# Stuck? exercise("1.5").hint(), and in the end exercise("1.5").solution()
+exercise("1.5").check(PackedAttention)
 
 # %% [markdown]
 # Look at what exercise 1.3 did *not* need: the queries of the earlier tokens. Lesson 02 lives on that.
@@ -513,120 +466,46 @@ else:
 # %% [markdown]
 # ## Bug museum
 #
-# Real mistakes that run without an error. For each: predict the symptom, run it, then find the cause.
+# Real mistakes that run without an error. For each: read the code, say what you will see, run it, then find the cause.
 #
-# ### Exhibit 1.A: view without transpose
-#
-# Somebody wants `[B, H, T, K]` and asks for it in one step: `view(B, H, T, K)`. On the way back the heads are merged
-# correctly. What will you see? (a) an error about shapes, (b) the right numbers in another order, (c) tokens that see
-# the future.
+# ### Exhibit 1.A: reshape without transpose
+
+# %%
+exhibit("1.A").show()
 
 # %% tags=["predict"]
-guess_a = None  # your guess: "a", "b" or "c"
-
-
-# %%
-def attention_with_view(x, w_q, w_k, w_v, w_o, heads):
-    B, T, _ = x.shape
-    q, k, v = ((x @ w).view(B, heads, T, -1) for w in (w_q, w_k, w_v))  # the shape is right
-    out = attention_weights(q, k) @ v
-    return out.transpose(1, 2).reshape(B, T, -1) @ w_o
-
-
-good = outputs_that_change(lambda x: attention_by_hand(x, w_q, w_k, w_v, w_o, H), x[:1], token=7)
-bad = outputs_that_change(lambda x: attention_with_view(x, w_q, w_k, w_v, w_o, H), x[:1], token=7)
-print(f"you said {guess_a or 'nothing yet'}")
-print("outputs that change when the LAST token (position 7) is replaced")
-print("  right:    ", good)
-print("  with view:", bad)
-
-# %% [markdown]
-# It is (c): a change of the last token reaches outputs *before* it. **Diagnose it**: use the numbers whose tens digit
-# names the token, and look what head 0 gets.
+exhibit("1.A").predict()
 
 # %%
-rows = torch.tensor([[10 * t + c for c in range(4)] for t in range(4)])  # T 4, H 2, K 2
-print("head 0 with view + transpose:\n", rows.view(4, 2, 2).transpose(0, 1)[0])
-print("head 0 with view alone:\n", rows.view(2, 4, 2)[0])
+exhibit("1.A").run()
 
 # %% [markdown]
-# With `view` alone head 0 gets the first half of the *tokens*, all channels of them, and takes the two halves of a
-# token for two tokens. `view` never moves a number; it only counts off the same memory in other portions. When the
-# heads are merged afterwards, tokens land in each other's rows. Every shape is right and nothing complains. The
-# four-line test above finds it at once.
+# *In words: on the left a triangle, each output moves with its own token and the earlier ones. On the right the first
+# half of the tokens moves every output, and the second half moves every other one.* Why? Look at the tens digits.
+
+# %%
+exhibit("1.A").diagnose()
 
 # %% [markdown]
 # ### Exhibit 1.B: a mask that is off by one
 #
-# The task: 8 random letters out of 16, then the same 8 again; predict each next letter. The second half can be copied.
-# The letters of the first half cannot be known: nobody does better than the even guess there, a loss of $\ln 16$. The
-# bug: whoever made the mask counted from the target, not from the token, so that each token also sees the one *after*
-# itself: the answer.
-#
-# We train the same small model with either mask. Which one will have the lower loss, and what is the lowest loss that
-# an honest model can reach?
+# Before you choose: what is the lowest loss that anybody can reach on random letters that are repeated once?
+
+# %%
+exhibit("1.B").show()
 
 # %% tags=["predict"]
-guess_b = None  # your guess: "right" or "off by one" has the lower training loss
-
-
-# %%
-def train_copy_task(see_ahead, steps=200):
-    """Train one attention layer; gives the loss of every step, and the last one by position."""
-    torch.manual_seed(0)
-    letters, half, width = 16, 8, 48
-    T = 2 * half - 1
-    embed, places = torch.nn.Embedding(letters, width), torch.nn.Embedding(T, width)
-    qkv, head = torch.nn.Linear(width, 3 * width), torch.nn.Linear(width, letters)
-    position = torch.arange(T)
-    may_see = position[None, :] <= position[:, None] + see_ahead
-    parameters = [p for part in (embed, places, qkv, head) for p in part.parameters()]
-    optimizer = torch.optim.Adam(parameters, lr=5e-3)
-    history = []
-    for _ in range(steps):
-        first = torch.randint(letters, (64, half))
-        text = torch.cat([first, first], dim=1)  # [B, 2 * half]
-        h = embed(text[:, :-1]) + places(position)  # [B, T, D]
-        q, k, v = qkv(h).chunk(3, dim=-1)
-        h = h + F.scaled_dot_product_attention(q, k, v, attn_mask=may_see)
-        scores = head(h).transpose(1, 2)  # [B, letters, T]
-        loss = F.cross_entropy(scores, text[:, 1:], reduction="none").mean(0)  # [T]
-        optimizer.zero_grad()
-        loss.mean().backward()
-        optimizer.step()
-        history.append(loss.mean().item())
-    return history, loss.detach()
-
-
-right, right_by_place = train_copy_task(see_ahead=0)
-leaky, leaky_by_place = train_copy_task(see_ahead=1)
-lowest_honest = 7 * math.log(16) / 15  # 7 of the 15 targets cannot be known
-print(f"you said {guess_b or 'nothing yet'}")
-print(f"{'':14}all   unknowable letters   letters to copy")
-for name, loss in (("right", right_by_place), ("off by one", leaky_by_place)):
-    print(f"{name:12}{loss.mean():5.2f}   {loss[:7].mean():18.2f}   {loss[7:].mean():15.2f}")
-print(f"possible at best: {lowest_honest:.2f} overall, {math.log(16):.2f} on unknowable letters")
+exhibit("1.B").predict()
 
 # %%
-figure, ax = plt.subplots()
-curves = {"right": right, "off by one": leaky}
-for (name, history), (colour, line, _) in zip(curves.items(), style.STYLES):
-    ax.plot(history, color=colour, linestyle=line)
-    style.label_line(ax, len(history) - 1, history[-1], name, colour, offset=(5, 8))
-ax.axhline(lowest_honest, color=style.GREY, linewidth=1, linestyle=":")
-ax.text(70, lowest_honest - 0.16, "no honest model gets below this line", color=style.GREY)
-ax.set(
-    xlabel="step", ylabel="training loss", title="Too good to be true", xlim=(0, 235), ylim=(0, 3)
-)
-plt.show()
+exhibit("1.B").run()
 
 # %% [markdown]
 # *In words: the loss with the right mask comes close to the line and stays above it; the loss with the wrong mask falls
-# through it towards zero.*
-#
-# The bug *wins* on training loss, and it would win on validation loss too, because there the answer leaks as well. It
-# shows only when the model has to write, where there is no next token to peek at. **The cause** you find in two ways:
-# ask what loss is possible at all, or run `outputs_that_change`.
+# through it to zero.* Which of the two models would you like to write with?
+
+# %%
+exhibit("1.B").diagnose()
 
 # %% [markdown]
 # ## What the report says

@@ -27,6 +27,7 @@ try:
     import torch.nn.functional as F
 
     from dsv3_mini import ModelConfig
+    from dsv3_mini.course import exercise, exhibit, predict
     from dsv3_mini.model.attention import MultiHeadAttention
     from dsv3_mini.viz import style
 except ModuleNotFoundError as missing:
@@ -41,8 +42,8 @@ print("ready")
 # ## The question
 #
 # A language model writes one token at a time. It reads the prompt, writes a token, appends it, reads the longer text,
-# writes the next one. For token 1001 it reads the first 1000 tokens all over again, although it has just read 999 of
-# them.
+# writes the next one. After a thousand tokens it reads all thousand over again, although a moment ago it has read all
+# of them but one.
 #
 # **What of the earlier work can it keep? What exactly must it keep? And what does keeping it cost?**
 #
@@ -56,22 +57,31 @@ print("ready")
 # * Count the work with and without a cache.
 # * Shrink the cache by sharing keys and values: grouped-query and multi-query attention.
 # * Compute the bytes per token of any of these at the size of DeepSeek-V3.
+# * Let a model write with a cache, also several texts at once.
 # * Recognise two bugs that cached decoding is prone to.
 
 # %% [markdown]
 # ## Predict
 #
-# **Guess 1.** A prompt of 512 tokens, then the model writes 512 more. Without any memory it reads the whole text again
-# for each of them. How many times more tokens pass through the layer than with a perfect memory? (a) about 2, (b) about
-# 20, (c) about 400.
-#
-# **Guess 2.** A model with the depth and the heads of DeepSeek-V3 (61 layers, 128 heads of width 128) and plain
-# multi-head attention, 2 bytes per number. How many gigabytes does it have to remember for *one* text of 131,072
-# tokens?
+# Two guesses: one about the work that a memory saves, one about what the memory costs.
 
 # %% tags=["predict"]
-guess_1 = None  # your guess: "a", "b" or "c"
-guess_2 = None  # your guess: a number of gigabytes
+guess_1 = predict(
+    "2.p1",
+    "A prompt of 512 tokens, then the model writes 512 more. Without any memory it reads the whole text again for each "
+    "of them. How many times more tokens pass through the layer than with a perfect memory?",
+    choices={"a": "about 2 times", "b": "about 20 times", "c": "about 400 times"},
+)
+guess_1
+
+# %% tags=["predict"]
+guess_2 = predict(
+    "2.p2",
+    "A model with the depth and the heads of DeepSeek-V3 (61 layers, 128 heads of width 128) and plain multi-head "
+    "attention, 2 bytes per number. How many gigabytes does it have to remember for one text of 131,072 tokens?",
+    unit="GB",
+)
+guess_2
 
 # %% [markdown]
 # ## Build it
@@ -119,7 +129,7 @@ print(f"  values  {(v_seven[:, :, :6] - v_six).abs().max():.1e}")
 print(f"  outputs {(y_seven[:, :6] - y_six).abs().max():.1e}")
 
 # %% [markdown]
-# Nothing changes (a few 1e-8 of rounding at most). Keys and values belong to one token each, and the mask keeps the old
+# Nothing changes, apart from rounding. Keys and values belong to one token each, and the mask keeps the old
 # outputs from noticing the new token. So what does token 7 need in order to get its own output?
 #
 # * its query: fresh, from token 7 itself;
@@ -240,8 +250,8 @@ for name, with_cache in (("without cache", False), ("with cache", True)):
 # * `1 < G < H`: grouped-query attention, **GQA**;
 # * `G = 1`: multi-query attention, **MQA**.
 #
-# Query heads that stand next to each other share: with `H = 4` and `G = 2`, heads 0 and 1 read key/value head 0, heads
-# 2 and 3 read head 1.
+# Query heads that stand next to each other share: with `H = 4` and `G = 2`, the first two read key/value head 0, the
+# last two read head 1.
 
 
 # %%
@@ -299,11 +309,15 @@ for name, numbers in schemes.items():
 
 # %%
 without, with_it = work(512, 512, with_cache=False)[0], work(512, 512, with_cache=True)[0]
-said = guess_1 or "nothing yet"
-print(f"guess 1: you said {said}; {without / with_it:.0f} times more tokens, so (c)")
-said = "nothing yet" if guess_2 is None else f"{guess_2} GB"
+guess_1.reveal(
+    "c", f"{without:,} tokens against {with_it:,}, {without / with_it:.0f} times as many."
+)
+
+# %%
 needed = bytes_per_token(2 * HEADS * WIDTH) * CONTEXT / 1e9
-print(f"guess 2: you said {said}; {needed:.0f} GB, for one text of one user")
+guess_2.reveal(round(needed), "for one text of one user.")
+
+# %%
 groups = schemes["MLA (lesson 04)"] / (2 * WIDTH)
 print(f"MLA has the cache of GQA with {groups:.2f} groups")
 
@@ -376,54 +390,7 @@ print(f"yours: a text of 8192 tokens takes {bars['yours'] * 8192 / 1e9:.2f} GB")
 
 
 # %% tags=["exercise"]
-# Exercise 2.1 (10 minutes): several new tokens at once, behind a cache. Which slots may each of them see?
-# (Reading a long prompt in pieces needs this, and so does checking a draft of several tokens, lesson 12.)
-def chunk_mask(start, new):
-    """`start` tokens are cached, `new` come now -> bool [new, start + new], True where allowed."""
-    ...  # your code here
-
-
-# %% tags=["check"]
-answer = chunk_mask(3, 2)
-if answer is None or answer is ...:
-    print("Exercise 2.1: not attempted")
-else:
-    assert answer.shape == (2, 5), (
-        f"the shape is {list(answer.shape)}; it should be [2, 5]: new tokens by all tokens"
-    )
-    assert answer.dtype == torch.bool, f"the type is {answer.dtype}; it should be torch.bool"
-    assert answer[:, :3].all(), "every new token may see everything in the cache (slots 0 to 2)"
-    assert not answer[0, 4], "the first new token (slot 3) sees the second one (slot 4), its future"
-    assert answer[0, 3], "the first new token should see itself, in slot 3"
-    assert answer[1].all(), "the last new token may see every slot"
-    assert torch.equal(chunk_mask(0, 4), torch.ones(4, 4).tril().bool()), (
-        "with an empty cache this should be the ordinary causal mask"
-    )
-    cache = KVCache(H, max_len=12)
-    q, k, v = project(text[:, :4])
-    cache.append(k, v)
-    q, k, v = project(text[:, 4:9])
-    chunk = attend(q, *cache.append(k, v), may_see=chunk_mask(4, 5))
-    assert torch.allclose(chunk, full_pass(text)[:, 4:9], atol=1e-5), (
-        "a chunk differs from a full pass"
-    )
-    print("Exercise 2.1: right")
-
-# %% [markdown] tags=["solution"]
-# <details><summary>Solution of exercise 2.1</summary>
-#
-# ```python
-# def chunk_mask(start, new):
-#     position = torch.arange(start, start + new)  # of the new tokens
-#     slot = torch.arange(start + new)
-#     return slot[None, :] <= position[:, None]  # [new, start + new]
-# ```
-#
-# </details>
-
-
-# %% tags=["exercise"]
-# Exercise 2.2 (5 minutes): how long a text fits? `memory` bytes are left for the cache of `texts` texts
+# Exercise 2.1 (5 minutes): how long a text fits? `memory` bytes are left for the cache of `texts` texts
 # that are written at the same time; 2 bytes per number.
 def longest_context(memory, layers, kv_heads, head_dim, texts=1):
     """-> the largest whole number of tokens that each of the texts can have."""
@@ -431,37 +398,12 @@ def longest_context(memory, layers, kv_heads, head_dim, texts=1):
 
 
 # %% tags=["check"]
-answer = longest_context(80e9, layers=61, kv_heads=128, head_dim=128)
-if answer is None or answer is ...:
-    print("Exercise 2.2: not attempted")
-else:
-    assert answer == int(answer), f"{answer} is not a whole number of tokens: round down"
-    one = 80e9 / (61 * 128 * 128)  # a key, one byte per number
-    assert answer not in (int(one), int(one / 2)), (
-        f"{answer} tokens: a factor is missing; keys *and* values are cached, 2 bytes per number"
-    )
-    assert answer != int(one * 61 / 4), "every layer has a cache of its own: the layers are missing"
-    assert answer == 20011, f"{answer} tokens; it should be 20011"
-    assert longest_context(80e9, 61, 128, 128, texts=4) == 5002, "four texts share the memory"
-    assert longest_context(80e9, 61, 1, 128) == 2561475, (
-        "with one key/value head it should be 2561475"
-    )
-    print("Exercise 2.2: right")
-
-# %% [markdown] tags=["solution"]
-# <details><summary>Solution of exercise 2.2</summary>
-#
-# ```python
-# def longest_context(memory, layers, kv_heads, head_dim, texts=1):
-#     per_token = 2 * kv_heads * head_dim * layers * 2  # key and value; 2 bytes per number
-#     return int(memory // (per_token * texts))
-# ```
-#
-# </details>
+# Stuck? exercise("2.1").hint(), and in the end exercise("2.1").solution()
+exercise("2.1").check(longest_context)
 
 
 # %% tags=["exercise"]
-# Exercise 2.3 (5 minutes): hand each query head its key/value head. Neighbours share: with 4 heads and
+# Exercise 2.2 (5 minutes): hand each query head its key/value head. Neighbours share: with 4 heads and
 # 2 groups, heads 0 and 1 read group 0, heads 2 and 3 read group 1. (Try it without repeat_interleave.)
 def expand_groups(k, heads):
     """k [B, G, S, K] -> [B, heads, S, K]."""
@@ -469,170 +411,89 @@ def expand_groups(k, heads):
 
 
 # %% tags=["check"]
-k_two = (
-    torch.arange(2.0).view(1, 2, 1, 1).expand(1, 2, 5, 3)
-)  # group 0 is all zeros, group 1 all ones
-answer = expand_groups(k_two, 6)
-if answer is None or answer is ...:
-    print("Exercise 2.3: not attempted")
-else:
-    assert answer.shape == (1, 6, 5, 3), (
-        f"the shape is {list(answer.shape)}; it should be [1, 6, 5, 3], that is [B, heads, S, K]"
-    )
-    groups = answer[0, :, 0, 0].int().tolist()
-    assert groups != [0, 1, 0, 1, 0, 1], (
-        "the groups alternate (0, 1, 0, 1, ...) as with `repeat`; neighbours should share"
-    )
-    assert groups == [0, 0, 0, 1, 1, 1], (
-        f"heads 0..5 read the groups {groups}; want 0, 0, 0, 1, 1, 1"
-    )
-    some_k = torch.randn(2, 2, 5, 3)
-    assert torch.equal(expand_groups(some_k, 4), some_k.repeat_interleave(2, dim=1)), (
-        "right heads, wrong tokens or channels: check what happens inside a group"
-    )
-    print("Exercise 2.3: right")
+# Stuck? exercise("2.2").hint(), and in the end exercise("2.2").solution()
+exercise("2.2").check(expand_groups)
 
-# %% [markdown] tags=["solution"]
-# <details><summary>Solution of exercise 2.3</summary>
-#
-# ```python
-# def expand_groups(k, heads):
-#     B, G, S, K = k.shape
-#     shared_by = heads // G
-#     k = k[:, :, None].expand(B, G, shared_by, S, K)  # no copy yet
-#     return k.reshape(B, heads, S, K)
-# ```
-#
-# </details>
+
+# %% tags=["exercise"]
+# Exercise 2.3 (10 minutes): several new tokens at once, behind a cache. Which slots may each of them see?
+# (Reading a long prompt in pieces needs this, and so does checking a draft of several tokens, lesson 12.)
+def chunk_mask(start, new):
+    """`start` tokens are cached, `new` come now -> bool [new, start + new], True where allowed."""
+    ...  # your code here
+
+
+# %% tags=["check"]
+# Stuck? exercise("2.3").hint(), and in the end exercise("2.3").solution()
+exercise("2.3").check(chunk_mask)
+
+
+# %% tags=["exercise"]
+# Exercise 2.4 (10 minutes): one decode step for B texts of different lengths, which share one buffer of S slots.
+# Keys and values of the newest token are written already; what lies behind a text is not its own.
+def decode_batch(q, k, v, lengths):
+    """q [B, H, K] of each newest token; k, v [B, H, S, K]; lengths [B], slots that are written -> [B, H, K]."""
+    ...  # your code here
+
+
+# %% tags=["check"]
+# Stuck? exercise("2.4").hint(), and in the end exercise("2.4").solution()
+exercise("2.4").check(decode_batch)
+
+
+# %% tags=["exercise"]
+# Exercise 2.5 (15 minutes): let a model write. Always take the token with the highest score.
+# model(tokens [T], positions [T], cache) -> scores [T, letters] of the next token behind each of the T;
+# `cache` is a list, empty before the first call; each call appends to it what it needs to remember.
+def write(model, prompt, new):
+    """prompt [T], whole numbers -> list of the `new` tokens that follow it. No token is read twice."""
+    ...  # your code here
+
+
+# %% tags=["check"]
+# Stuck? exercise("2.5").hint(), and in the end exercise("2.5").solution()
+exercise("2.5").check(write)
 
 # %% [markdown]
 # ## Bug museum
 #
-# For the exhibits we need a model that writes something. Here is a very small one, trained in a second to recite a
-# single sentence: letters, a learned vector for each position (lesson 03 does better), one attention layer from the
-# package, an output layer.
-
-# %%
-SENTENCE = "what is cached need not be computed again; what is wrong in the cache stays wrong. "
-letters = sorted(set(SENTENCE))
-tokens = torch.tensor([letters.index(letter) for letter in SENTENCE])  # [T]
-torch.manual_seed(0)
-embed, places = torch.nn.Embedding(len(letters), 64), torch.nn.Embedding(len(tokens), 64)
-layer, head = MultiHeadAttention(64, num_heads=4, head_dim=16), torch.nn.Linear(64, len(letters))
-
-
-def reciter(tokens, positions, cache=None):
-    """tokens, positions [T] -> a score for each letter as the next one, [T, letters]."""
-    h = (embed(tokens) + places(positions))[None]  # [1, T, 64]
-    return head(h + layer(h, cache=cache))[0]
-
-
-parameters = [p for part in (embed, places, layer, head) for p in part.parameters()]
-optimizer = torch.optim.Adam(parameters, lr=1e-2)
-for _ in range(60):
-    loss = F.cross_entropy(reciter(tokens[:-1], torch.arange(len(tokens) - 1)), tokens[1:])
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-print(f"loss after 60 steps: {loss:.4f}")
-
-
-@torch.no_grad()
-def recite(prompt, new, position_of_step):
-    """Prefill, then decode; position_of_step(tokens in the cache) is the new token's position."""
-    ids = [letters.index(letter) for letter in prompt]
-    cache = []
-    scores = reciter(torch.tensor(ids), torch.arange(len(ids)), cache)
-    written = ""
-    for _ in range(new):
-        newest = scores[-1].argmax()
-        written += letters[newest]
-        stored = cache[0].shape[1]  # [B, S, G, K]
-        scores = reciter(newest[None], torch.tensor([position_of_step(stored)]), cache)
-    return written
-
-
-print("what is cach" + recite("what is cach", 40, position_of_step=lambda stored: stored))
-
-# %% [markdown]
+# Both exhibits decode. Read the code, say what you will see, run it, then find the cause.
+#
 # ### Exhibit 2.A: a cache without the position offset
-#
-# A decode step gets a sequence of one token. Whoever writes `positions = arange(T)` there, as in training, gives it
-# position 0. The cache itself is right. What do you expect to read behind the prompt? (a) nonsense from the first
-# letter on, (b) one right letter, then nonsense, (c) the right sentence, because the cache knows the order.
-
-# %% tags=["predict"]
-guess_a = None  # your guess: "a", "b" or "c"
 
 # %%
-prompt = "what is cach"
-right = recite(prompt, 30, position_of_step=lambda stored: stored)
-exhibit = recite(prompt, 30, position_of_step=lambda stored: 0)
-print(f"you said {guess_a or 'nothing yet'}; blanks are written as _")
-print("right:   ", f"{prompt}|{right}".replace(" ", "_"))
-print("exhibit: ", f"{prompt}|{exhibit}".replace(" ", "_"))
+exhibit("2.A").show()
+
+# %% tags=["predict"]
+exhibit("2.A").predict()
+
+# %%
+exhibit("2.A").run()
 
 # %% [markdown]
-# It is (b). The first letter after the bar comes from the *prefill*, whose positions are right; the first decode step
-# is the first wrong one. **Remember the pattern**: right after a prefill and wrong after one step means that the step
-# is at fault, not the weights. The position of a new token is the number of tokens before it, which is the length of
-# the cache. So a test of decoding must take more than one step: compare with a full pass, as we did above.
-#
+# Where does the first right letter come from, and the first wrong one?
+
+# %%
+exhibit("2.A").diagnose()
+
+# %% [markdown]
 # ### Exhibit 2.B: reading slots that nobody wrote
-#
-# A cache with room made in advance, as above. Somebody returns the *whole* buffer, not the part up to `length`; and a
-# new text starts by setting `length = 0`. All shapes fit. We ask for text A, then for text B, then for A again. What
-# will you see? (a) all three right, (b) the first right, and the second A different from the first, (c) none right.
+
+# %%
+exhibit("2.B").show()
 
 # %% tags=["predict"]
-guess_b = None  # your guess: "a", "b" or "c"
-
-
-# %%
-class LeakyCache(KVCache):
-    def append(self, k_new, v_new):
-        super().append(k_new, v_new)
-        return self.k, self.v  # everything, written or not
-
-
-def read_in_steps(x, cache):
-    cache.length = 0  # a new text begins
-    pieces = []
-    for t in range(x.shape[1]):
-        q, k_new, v_new = project(x[:, t : t + 1])
-        pieces.append(attend(q, *cache.append(k_new, v_new)))
-    return torch.cat(pieces, dim=1)
-
-
-torch.manual_seed(5)
-text_a, text_b = torch.randn(B, 6, D), torch.randn(B, 20, D)
-print(f"you said {guess_b or 'nothing yet'}")
-for name, cache in (("right", KVCache(H, max_len=32)), ("exhibit", LeakyCache(H, max_len=32))):
-    answers = [read_in_steps(x, cache) for x in (text_a, text_b, text_a)]
-    wrong = [
-        (y - full_pass(x)).abs().max()
-        for y, x in zip(answers, (text_a, text_b, text_a), strict=True)
-    ]
-    print(f"{name}: difference to a full pass, and between the two answers to A")
-    print("   A {:.1e}   B {:.1e}   A again {:.1e}".format(*wrong), end="")
-    print(f"   A to A again {(answers[0] - answers[2]).abs().max():.1e}")
-
-# %% [markdown]
-# It is (c), and the second A is wrong in another way than the first. **Diagnose it**: how can an empty slot do harm?
-# Its key is zero, so its score is zero. That is not "no score": $e^0 = 1$, and it gets its share.
+exhibit("2.B").predict()
 
 # %%
-q, k, v = project(text_a)
-last = q[0, 0, -1]  # head 0, query of the last of the six tokens
-empty = torch.zeros(32 - 6, K)
-shares = (torch.cat([k[0, 0], empty]) @ last / math.sqrt(K)).softmax(-1)
-print(f"share of the 26 slots that nobody wrote: {shares[6:].sum():.0%}")
+exhibit("2.B").run()
 
 # %% [markdown]
-# Most of what the last token "receives" is zeros from empty slots. After text B these slots hold B's keys and values,
-# and A's answer is mixed with what somebody else asked before. In a server this is not only wrong, it gives away a
-# stranger's text. Either never return what lies beyond `length`, or mask it with $-\infty$; clearing the buffer does
-# not help.
+# *In words: each empty slot gets a share, hardly less than a written one, and there are many more of them.* How can an
+# empty slot get anything?
+
+# %%
+exhibit("2.B").diagnose()
 
 # %% [markdown]
 # ## What the report says
@@ -656,4 +517,4 @@ print(f"share of the 26 slots that nobody wrote: {shares[6:].sum():.0%}")
 # * To test: prefill and several steps against one full pass, and a second text in the same cache.
 #
 # In the idea graph you are at *KV cache (576 values/token/layer)*. **Next:** [03 Positions](03_positions.ipynb). The
-# reciter learned a vector for each position by heart. What about a position that it never saw?
+# small model of exhibit 2.A learned a vector for each position by heart. What about a position that it never saw?

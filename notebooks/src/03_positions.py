@@ -13,9 +13,9 @@
 # %% [markdown]
 # # 03 Positions
 #
-# *About 40 minutes. You need lessons 01 and 02, sine and cosine. This lesson gives attention a sense of order by
-# turning queries and keys (RoPE), in both layouts that are in use, and shows why the score then depends on how far
-# apart two tokens are, and not on where.*
+# *About an hour with the exercises. You need lessons 01 and 02, sine and cosine. This lesson gives attention a sense
+# of order by turning queries and keys (RoPE), in both layouts that are in use, and shows why the score then depends on
+# how far apart two tokens are, and not on where.*
 
 # %% tags=["setup"]
 # Set-up: run this cell first. It is safe to run again.
@@ -27,6 +27,7 @@ try:
     import torch.nn.functional as F
 
     from dsv3_mini import ModelConfig
+    from dsv3_mini.course import exercise, exhibit, predict
     from dsv3_mini.model.attention import MultiHeadAttention
     from dsv3_mini.model.rope import (
         RotaryEmbedding,
@@ -63,20 +64,34 @@ print("ready")
 # * Write RoPE in the interleaved layout (as DeepSeek-V3) and in the half-split layout, and convert between them.
 # * Show in numbers that the score depends on the distance of two tokens and on nothing else of their positions.
 # * Say which pairs see a full turn within a context, the question from which long-context methods start.
+# * Write one step of decoding with a cache of turned keys.
 # * Recognise two bugs that run without an error.
 
 # %% [markdown]
 # ## Predict
 #
-# **Guess 1.** Attention *without* a mask. You shuffle the tokens of a text and run it again. What happens to the
-# outputs? (a) All are different, (b) they are the same outputs, shuffled in the same way, (c) nothing changes at all.
-#
-# **Guess 2.** With RoPE, a query at position 7 and a key at position 3 have some score. Move both by 1000, to 1007 and
-# 1003. The score is now (a) smaller, (b) the same, (c) impossible to tell.
+# Two guesses before you build anything. Run a cell, choose, and go on; a wrong guess costs nothing.
 
 # %% tags=["predict"]
-guess_1 = None  # your guess: "a", "b" or "c"
-guess_2 = None  # your guess: "a", "b" or "c"
+guess_1 = predict(
+    "3.p1",
+    "Attention without a mask. You shuffle the tokens of a text and run it again. What happens to the outputs?",
+    choices={
+        "a": "all are different",
+        "b": "they are the same outputs, shuffled in the same way",
+        "c": "nothing changes at all",
+    },
+)
+guess_1
+
+# %% tags=["predict"]
+guess_2 = predict(
+    "3.p2",
+    "With RoPE, a query at position 7 and a key at position 3 have some score. Move both by 1000, to 1007 and 1003. "
+    "What happens to the score?",
+    choices={"a": "it is smaller", "b": "it is the same", "c": "impossible to tell"},
+)
+guess_2
 
 # %% [markdown]
 # ## Build it
@@ -118,8 +133,8 @@ print(f"causal mask: the last output differs by {same:.1e} when the earlier toke
 # but a token cannot tell in which order the earlier ones stood.
 #
 # A table with a learned vector for every position mends that, up to the end of the table. And it has to learn "two
-# back" for each pair of positions separately: 7 and 5, 8 and 6, 9 and 7, ... We would rather have a score that depends
-# on the *distance* by construction.
+# back" for each pair of positions separately. We would rather have a score that depends on the *distance* by
+# construction.
 #
 # ### A pair of numbers as a clock hand
 #
@@ -266,9 +281,12 @@ torch.manual_seed(0)
 text = torch.randn(1, 6, D)
 shuffled_outputs = attention_without_mask(text[:, shuffled])
 moved = (shuffled_outputs[:, back] - attention_without_mask(text)).abs().max()
-said_1, said_2 = guess_1 or "nothing yet", guess_2 or "nothing yet"
-print(f"guess 1: you said {said_1}; (b), put back in order they differ by {moved:.1e}")
-print(f"guess 2: you said {said_2}; {score(4, 3):.4f} and {score(4, 1003):.4f}, so (b)")
+guess_1.reveal("b", f"put back in order, they differ by {moved:.1e}")
+
+# %%
+guess_2.reveal(
+    "b", f"the score is {score(4, 3):.4f} at 7 and 3, and {score(4, 1003):.4f} at 1007 and 1003"
+)
 
 # %% [markdown]
 # ## Check against the package
@@ -344,47 +362,43 @@ print(f"{int(slow.sum())} of {width // 2} pairs make less than one in {context:,
 # positions. On the right the score starts at 1, drops quickly over the first ten positions and then fades slowly, in
 # waves.*
 #
-# Pairs above the line have only ever seen a part of their circle in pre-training. Asked about position 100,000, they
-# come to angles that are new to them. **YaRN** (§4.3) slows these pairs down, and the ones just below the line a
+# Pairs above the line have only ever seen a part of their circle in pre-training. Asked about a position far beyond,
+# they come to angles that are new to them. **YaRN** (§4.3) slows these pairs down, and the ones just below the line a
 # little, so that the longer context fits into the angles they know. Lesson 15 builds it.
 
 # %% [markdown]
 # ## Exercises
+#
+# Write your code in place of `...`, run the cell, then the one under it. `speeds` and `rope` from above may be used.
 
 
 # %% tags=["exercise"]
-# Exercise 3.1 (5 minutes): how many of the R / 2 pairs make less than one full turn in `context` positions?
+# Exercise 3.1 (5 minutes): count the pairs that make less than one full turn in `context` positions.
 def slow_pairs(R, theta, context):
-    """-> a whole number."""
+    """-> how many of the R / 2 pairs, a whole number."""
     ...  # your code here
 
 
 # %% tags=["check"]
-answer = slow_pairs(64, 10_000.0, 4096)
-if answer is None or answer is ...:
-    print("Exercise 3.1: not attempted")
-else:
-    assert answer != 23, "23 pairs do make a full turn; the question is about the others"
-    assert answer != 3, "a full turn is an angle of 2 pi, not of 1"
-    assert answer == 9, f"{answer} pairs; it should be 9 for R = 64, theta = 10000, context = 4096"
-    assert slow_pairs(64, 10_000.0, 131_072) == 0, "in 131,072 positions all pairs make a full turn"
-    assert slow_pairs(16, 10_000.0, 100) == 5, "with R = 16 and 100 positions it should be 5"
-    print("Exercise 3.1: right")
-
-# %% [markdown] tags=["solution"]
-# <details><summary>Solution of exercise 3.1</summary>
-#
-# ```python
-# def slow_pairs(R, theta, context):
-#     angle_at_the_end = context * speeds(R, theta)  # [R / 2]
-#     return int((angle_at_the_end < 2 * math.pi).sum())
-# ```
-#
-# </details>
+# Stuck? exercise("3.1").hint(), and in the end exercise("3.1").solution()
+exercise("3.1").check(slow_pairs)
 
 
 # %% tags=["exercise"]
-# Exercise 3.2 (10 minutes): a projection was trained with interleaved RoPE. Reorder its rows so that the
+# Exercise 3.2 (10 minutes): the scores of one head whose weights come from DeepSeek-V3's checkpoint. Project, turn,
+# compare, divide by the square root of R. No mask and no softmax yet. The text may have gaps in its positions.
+def head_scores(x, w_q, w_k, positions):
+    """x [T, D], w_q and w_k [R, D], positions [T] -> scores [T, T], a row for each query."""
+    ...  # your code here
+
+
+# %% tags=["check"]
+# Stuck? exercise("3.2").hint(), and in the end exercise("3.2").solution()
+exercise("3.2").check(head_scores)
+
+
+# %% tags=["exercise"]
+# Exercise 3.3 (10 minutes): a projection was trained with interleaved RoPE. Reorder its rows so that the
 # same head works with half-split RoPE.
 def to_half_split(weight):
     """weight [R, D] of one head (q = x @ weight.T) -> the same rows in another order, [R, D]."""
@@ -392,43 +406,12 @@ def to_half_split(weight):
 
 
 # %% tags=["check"]
-torch.manual_seed(4)
-some_w_q, some_w_k = torch.randn(2, 8, 12)  # [R, D] each
-answer = to_half_split(some_w_q)
-if answer is None or answer is ...:
-    print("Exercise 3.2: not attempted")
-else:
-    assert answer.shape == (8, 12), f"the shape is {list(answer.shape)}; it should stay [8, 12]"
-    assert torch.equal(answer.sort(0).values, some_w_q.sort(0).values), (
-        "the rows are no longer the same: only their order should change, not the columns"
-    )
-    assert not torch.equal(answer, some_w_q), "the order did not change"
-    wrong_way = some_w_q.view(2, 4, 12).transpose(0, 1).reshape(8, 12)
-    assert not torch.equal(answer, wrong_way), (
-        "this is the way back, from half-split to interleaved; the even rows should come first"
-    )
-    some_x, where = torch.randn(9, 12), torch.arange(9)
-    interleaved = rope(some_x @ some_w_q.T, where) @ rope(some_x @ some_w_k.T, where).T
-    q_half = rope_half_split(some_x @ answer.T, where)
-    k_half = rope_half_split(some_x @ to_half_split(some_w_k).T, where)
-    assert torch.allclose(q_half @ k_half.T, interleaved, atol=1e-4), (
-        "the scores with half-split RoPE differ from those with interleaved RoPE"
-    )
-    print("Exercise 3.2: right")
-
-# %% [markdown] tags=["solution"]
-# <details><summary>Solution of exercise 3.2</summary>
-#
-# ```python
-# def to_half_split(weight):
-#     return torch.cat([weight[0::2], weight[1::2]])  # rows 0, 2, 4, ..., then 1, 3, 5, ...
-# ```
-#
-# </details>
+# Stuck? exercise("3.3").hint(), and in the end exercise("3.3").solution()
+exercise("3.3").check(to_half_split)
 
 
 # %% tags=["exercise"]
-# Exercise 3.3 (10 minutes): a cache holds keys that were turned for the positions 0, 1, ..., T - 1. A text of
+# Exercise 3.4 (10 minutes): a cache holds keys that were turned for the positions 0, 1, ..., T - 1. A text of
 # `by` tokens is put in front of them. Give the keys for their new positions, from the cached ones alone.
 def move_cached(k_turned, by):
     """k_turned [T, R], turned for positions 0 to T - 1 -> turned for positions by to by + T - 1."""
@@ -436,120 +419,58 @@ def move_cached(k_turned, by):
 
 
 # %% tags=["check"]
-torch.manual_seed(5)
-some_k = torch.randn(7, 16)  # [T, R]
-answer = move_cached(rope(some_k, torch.arange(7)), by=30)
-if answer is None or answer is ...:
-    print("Exercise 3.3: not attempted")
-else:
-    assert answer.shape == (7, 16), f"the shape is {list(answer.shape)}; it should stay [7, 16]"
-    twice = rope(rope(some_k, torch.arange(7)), torch.arange(30, 37))
-    assert not torch.allclose(answer, twice, atol=1e-4), (
-        "turned twice: the keys already carry the angles of 0..6; only the difference is missing"
-    )
-    back_wards = rope(rope(some_k, torch.arange(7)), torch.full((7,), -30))
-    assert not torch.allclose(answer, back_wards, atol=1e-4), "turned the wrong way round"
-    assert torch.allclose(answer, rope(some_k, torch.arange(30, 37)), atol=1e-4), (
-        "not what rope(k, positions 30 to 36) gives"
-    )
-    print("Exercise 3.3: right")
+# Stuck? exercise("3.4").hint(), and in the end exercise("3.4").solution()
+exercise("3.4").check(move_cached)
 
-# %% [markdown] tags=["solution"]
-# <details><summary>Solution of exercise 3.3</summary>
-#
-# ```python
-# def move_cached(k_turned, by):
-#     T = len(k_turned)
-#     return rope(k_turned, torch.full((T,), by))  # every key by the same angle: turns add up
-# ```
-#
-# </details>
+
+# %% tags=["exercise"]
+# Exercise 3.5 (15 minutes): write one token with a cache. The new token stands at `position` (a whole number), right
+# after the cached ones; the cached keys were turned when they were stored.
+def decode_step(q, k, v, k_cache, v_cache, position):
+    """q, k [1, R] and v [1, V] of the new token, not turned; k_cache [S, R] turned, v_cache [S, V]
+    -> output [1, V] and the key cache with the new key, [S + 1, R]."""
+    ...  # your code here
+
+
+# %% tags=["check"]
+# Stuck? exercise("3.5").hint(), and in the end exercise("3.5").solution()
+exercise("3.5").check(decode_step)
 
 # %% [markdown]
 # ## Bug museum
 #
 # ### Exhibit 3.A: weights of one layout, code of the other
 #
-# We make a head that looks exactly five tokens back: the key is some vector, the query the same vector turned back by
-# five positions. Its score is highest where the distance is five. Now somebody loads these weights into code that turns
-# half-split pairs. Shapes fit. What will you see? (a) The same peak at five, since both layouts are rotations, (b) at
-# distance 0 the right score, elsewhere other scores, (c) wrong scores everywhere.
-
-# %% tags=["predict"]
-guess_a = None  # your guess: "a", "b" or "c"
+# Would you see in this code that it belongs to other weights?
 
 # %%
-torch.manual_seed(6)
-key = torch.randn(1, 64)
-query = rope(key, torch.tensor([-5]))  # <turn(query, 5), key> is as large as it can be
-distance = torch.arange(0, 21)
-queries = query.expand(21, -1)  # the same one at the positions 0 to 20; the key stays at position 0
-curves = {
-    "interleaved (right)": rope(queries, distance) @ key[0],
-    "half-split": rope_half_split(queries, distance) @ key[0],
-}
-figure, ax = plt.subplots()
-for (name, scores), (colour, line, marker) in zip(curves.items(), style.STYLES):
-    ax.plot(distance, scores, color=colour, linestyle=line, marker=marker, markersize=4, label=name)
-ax.axvline(5, color=style.GREY, linewidth=1, linestyle=":")
-ax.set(xlabel="distance between query and key", ylabel="score", xticks=range(0, 21, 5))
-ax.set_title("A head that should look five tokens back")
-ax.legend()
-plt.show()
-right, exhibit = curves.values()
-print(f"you said {guess_a or 'nothing yet'}")
-print("distance   interleaved   half-split")
-for d in (0, 1, 5, 20):
-    print(f"{d:8}   {right[d]:11.2f}   {exhibit[d]:10.2f}")
-
-# %% [markdown]
-# *In words: the right curve has its peak at five. The other one starts at the same point and has no peak there.*
-#
-# It is (b): at distance 0 nothing is turned relative to anything, so the score is right. **Diagnose it**: which of our
-# tests would notice? Not the lengths, not the table of distances and places: half-split RoPE is a faultless RoPE, only
-# not the one these weights grew up with. Training from scratch never shows it. It shows when weights of somebody else
-# come in, and only in a comparison with a reference, with more than one token. For V3 the layout is not in the report;
-# it is in the released code, and it is interleaved.
-#
-# ### Exhibit 3.B: turned on the way in, turned again on the way out
-#
-# A cache may hold turned keys (then nobody touches them again), or keys as they are (then all of them are turned at
-# every step). Somebody stores turned keys, and the attention code turns every key that it gets, as it does in training.
-# What will you see? (a) Nothing, because turning is relative, (b) a right prefill and wrong steps, (c) all is wrong.
+exhibit("3.A").show()
 
 # %% tags=["predict"]
-guess_b = None  # your guess: "a", "b" or "c"
-
+exhibit("3.A").predict()
 
 # %%
-def prefill_and_steps(q, k, v, prompt, turn_again, start=0):
-    """q, k, v [T, R]: outputs [T, R] of a prefill of `prompt` tokens, then one token a step."""
-    positions = torch.arange(start, start + len(q))
-    q, k = rope(q, positions), rope(k, positions)  # what goes into the cache is turned
-    may_see = torch.ones(prompt, prompt).tril().bool()
-    pieces = [F.scaled_dot_product_attention(q[:prompt], k[:prompt], v[:prompt], attn_mask=may_see)]
-    for t in range(prompt, len(q)):
-        cached = rope(k[: t + 1], positions[: t + 1]) if turn_again else k[: t + 1]
-        pieces.append(F.scaled_dot_product_attention(q[t : t + 1], cached, v[: t + 1]))
-    return torch.cat(pieces)
+exhibit("3.A").run()
 
-
-torch.manual_seed(7)
-q, k, v = torch.randn(3, 12, 64)
-right = prefill_and_steps(q, k, v, prompt=6, turn_again=False)
-exhibit = prefill_and_steps(q, k, v, prompt=6, turn_again=True)
-print(f"you said {guess_b or 'nothing yet'}")
-print("difference by token:", " ".join(f"{d:.1f}" for d in (exhibit - right).abs().amax(-1)))
-for name, again in (("right", False), ("exhibit", True)):
-    here, there = (prefill_and_steps(q, k, v, 6, again, start) for start in (0, 1000))
-    change = (here - there).abs().max()
-    print(f"{name:8} moved by 1000 positions, the outputs change by {change:.1e}")
+# %%
+exhibit("3.A").diagnose()
 
 # %% [markdown]
-# It is (b): six right tokens from the prefill, then six wrong ones. **Diagnose it** by the shift test in the last two
-# lines: start the same text at position 1000, and nothing may change but rounding. A key that was turned twice stands
-# at the angle of *twice* its position, so the positions no longer cancel. The cure is a rule, written down where the
-# cache is defined: in this package cached keys are turned, and a later step never touches them again.
+# ### Exhibit 3.B: turned on the way in, turned again at every step
+#
+# Read it beside your own `decode_step`.
+
+# %%
+exhibit("3.B").show()
+
+# %% tags=["predict"]
+exhibit("3.B").predict()
+
+# %%
+exhibit("3.B").run()
+
+# %%
+exhibit("3.B").diagnose()
 
 # %% [markdown]
 # ## What the report says
@@ -570,7 +491,7 @@ for name, again in (("right", False), ("exhibit", True)):
 #   left in the score.
 # * Many speeds: fast pairs tell neighbours apart, slow pairs tell far places apart.
 # * Interleaved and half-split are the same rotation in another order of channels, but the weights know which.
-# * Turn once. To test: move the whole text by 1000 positions; nothing may change.
+# * Turn once. To test: move the whole text by many positions; nothing may change.
 #
 # In the idea graph you are at *Decoupled RoPE key and YaRN*. **Next:** [04 MLA](04_mla.ipynb). A turned key depends on
 # its position. What does that do to a cache that would rather hold something compressed?

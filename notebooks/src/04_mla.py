@@ -11,18 +11,20 @@
 # ---
 
 # %% [markdown]
-# # 04 Multi-head latent attention
+# # 04 MLA
 #
-# *About 50 minutes. You need [01 Attention](01_attention.ipynb), [02 The KV cache](02_kv_cache.ipynb) and
-# [03 Positions](03_positions.ipynb). This is the lesson where attention becomes DeepSeek-V3's.*
+# *About an hour with the exercises. You need [01 Attention](01_attention.ipynb), [02 The KV cache](02_kv_cache.ipynb)
+# and [03 Positions](03_positions.ipynb). This is the lesson where attention becomes DeepSeek-V3's.*
 
 # %% tags=["setup"]
 # Set-up: run this cell first. It is safe to run again.
 try:
     import matplotlib.pyplot as plt
     import torch
+    from torch import nn
 
     from dsv3_mini import ModelConfig
+    from dsv3_mini.course import exercise, exhibit, predict
     from dsv3_mini.generate.cache import LatentCache
     from dsv3_mini.model.mla import MLA
     from dsv3_mini.model.norm import rms_norm_reference
@@ -57,8 +59,8 @@ print(f"one conversation of 131,072 tokens: {mha_bytes * 131_072 / 1e9:,.0f} GB"
 #
 # **Can all 128 heads keep keys and values of their own, while the cache holds almost nothing?**
 #
-# Before you read on: the 128 keys of a token are all computed from the *same* vector, the token's hidden state. How
-# many independent numbers can there be in them? What could you store instead of the keys?
+# Before you read on: the keys of all 128 heads are computed from the *same* vector, the token's hidden state. How many
+# independent numbers can there be in them? What could you store instead of the keys?
 
 # %% [markdown]
 # ## What you will be able to do
@@ -66,21 +68,34 @@ print(f"one conversation of 131,072 tokens: {mha_bytes * 131_072 / 1e9:,.0f} GB"
 # * Write MLA from the eleven equations of §2.1.1, with shapes, and say what is cached and why it is enough.
 # * Show with numbers why the position needs a key of its own.
 # * Cut the fused matrices of the released checkpoint into the report's, and load yours into the package.
-# * Compute the cache of any scheme, 70,272 bytes per token included, and say honestly what it is smaller than.
+# * Compute the cache of any scheme, that of DeepSeek-V3 included, and say honestly what it is smaller than.
+# * Write the cached part of MLA as a module that the released weights fit into.
 # * Recognise two bugs that a quick test does not see.
 
 # %% [markdown]
 # ## Predict
 #
-# **Guess 1.** How many times smaller than the plain cache above is the one of DeepSeek-V3? (a) about 4 times, (b) about
-# 16 times, (c) about 57 times, (d) 128 times, because all heads share.
-#
-# **Guess 2.** Same heads, same widths: which scheme has the smallest cache of all? (a) GQA with 8 groups, (b) MQA, one
-# key and one value for all heads, (c) MLA.
+# Two guesses. For the first one: the plain cache is printed above.
 
 # %% tags=["predict"]
-guess_1 = None  # your guess: "a", "b", "c" or "d"
-guess_2 = None  # your guess: "a", "b" or "c"
+guess_1 = predict(
+    "4.p1",
+    "Plain attention would keep 3,997,696 bytes of each token. How many bytes does the cache of DeepSeek-V3 keep?",
+    unit="bytes",
+)
+guess_1
+
+# %% tags=["predict"]
+guess_2 = predict(
+    "4.p2",
+    "Same heads, same widths: which scheme has the smallest cache of all?",
+    choices={
+        "a": "GQA with 8 groups",
+        "b": "MQA, one key and one value for all heads",
+        "c": "MLA, as in DeepSeek-V3",
+    },
+)
+guess_2
 
 # %% [markdown]
 # ## Build it
@@ -382,10 +397,14 @@ mla_bytes = numbers["MLA"] * L * 2
 print(f"{'scheme':16}{'per token and layer':>20}{'bytes per token':>18}{'against MLA':>14}")
 for scheme, count in numbers.items():
     print(f"{scheme:16}{count:>20,}{count * L * 2:>18,}{count / numbers['MLA']:>13.2f}x")
-print()
+
+# %%
 times = mha_bytes / mla_bytes
-print(f"guess 1: you said {guess_1 or 'nothing yet'}; {times:.1f} times smaller, so (c)")
-print(f"guess 2: you said {guess_2 or 'nothing yet'}; MQA is the smallest, so (b)")
+guess_1.reveal(mla_bytes, f"{times:.1f} times less than plain attention")
+
+# %%
+mqa, mla = numbers["MQA"], numbers["MLA"]
+guess_2.reveal("b", f"MQA keeps {mqa} numbers per token and layer, MLA {mla}")
 
 # %% [markdown]
 # **MLA keeps 70,272 bytes per token.** Read the table once more, for what it does *not* say:
@@ -506,7 +525,7 @@ for name, size in schemes.items():
 # %% [markdown]
 # ## Exercises
 #
-# Write your code in the cell that opens with `# Exercise`, run it, then run the cell under it.
+# Write your code in place of `...`, run the cell, then the one under it.
 
 
 # %% tags=["exercise"]
@@ -517,69 +536,17 @@ def cache_bytes(config, bytes_per_number=2):
 
 
 # %% tags=["check"]
-tiny = cfg.replace(kv_lora_rank=40, qk_rope_head_dim=6, num_hidden_layers=3)
-answer = cache_bytes(tiny)
-if answer is None or answer is ...:
-    print("Exercise 4.1: not attempted")
-else:
-    assert answer != 40 * 3 * 2, "that is the latent alone: the positional key is cached, too"
-    assert answer != 46 * 2, "that is one layer: every layer has a cache of its own"
-    assert answer != 46 * 3, "that counts numbers: how many bytes does each of them take?"
-    assert answer != 2 * 46 * 3 * 2, "keys and values come out of one latent, cached once"
-    assert answer != (40 + 6 * 8) * 3 * 2, "all heads share one positional key: count it once"
-    assert answer == 276, f"{answer} for 3 layers of 40 + 6 numbers of 2 bytes; it should be 276"
-    assert cache_bytes(tiny, bytes_per_number=4) == 552, "4 bytes a number: twice as much"
-    assert cache_bytes(v3) == mla_bytes, "the answer for V3 is not the one of the table above"
-    print("Exercise 4.1: right")
-
-# %% [markdown] tags=["solution"]
-# <details><summary>Solution of exercise 4.1</summary>
-#
-# ```python
-# def cache_bytes(config, bytes_per_number=2):
-#     numbers = config.kv_lora_rank + config.qk_rope_head_dim  # the latent and the shared key
-#     return numbers * config.num_hidden_layers * bytes_per_number
-# ```
-#
-# </details>
-
+# Stuck? exercise("4.1").hint(), and in the end exercise("4.1").solution()
+exercise("4.1").check(cache_bytes)
 
 # %% tags=["exercise"]
-# Exercise 4.2 (10 minutes): take `kv_b_proj` apart again, the inverse of `stack_by_head`.
-def split_kv_b(weight, heads, nope_dim):
-    """kv_b_proj.weight [H * (N + V), C] -> W^UK [H, N, C] and W^UV [H, V, C]."""
-    ...  # your code here
-
+# Exercise 4.2 (5 minutes): how many groups would a GQA layer have whose cache is exactly as large as MLA's in V3?
+# `d_h`, `d_c` and `d_r` are the widths from the table above. Not necessarily a whole number.
+equal_groups = ...  # your number
 
 # %% tags=["check"]
-answer = split_kv_b(package.kv_b_proj.weight, H, N)
-if answer is None or answer is ...:
-    print("Exercise 4.2: not attempted")
-else:
-    assert isinstance(answer, (tuple, list)) and len(answer) == 2, "return two tensors: W^UK, W^UV"
-    uk, uv = answer
-    shapes = f"the shapes are {list(uk.shape)} and {list(uv.shape)}"
-    should = f"they should be {[H, N, C]} and {[H, V, C]}, that is [H, N, C] and [H, V, C]"
-    swapped = (uk.shape, uv.shape) == ((H, V, C), (H, N, C))
-    assert not swapped, "the two are swapped: within a head the rows of the key come first"
-    assert uk.shape == (H, N, C) and uv.shape == (H, V, C), f"{shapes}; {should}"
-    cut_once = package.kv_b_proj.weight[: H * N].view(H, N, C)
-    assert not torch.equal(uk, cut_once), "the first H * N rows are not W^UK: look head by head"
-    for name, part, report in (("W^UK", uk, W["UK"]), ("W^UV", uv, W["UV"])):
-        same = torch.equal(part.flatten(0, 1), report)
-        assert same, f"{name} has the right shape, but its rows are not in the right order"
-    print("Exercise 4.2: right")
-
-# %% [markdown] tags=["solution"]
-# <details><summary>Solution of exercise 4.2</summary>
-#
-# ```python
-# def split_kv_b(weight, heads, nope_dim):
-#     by_head = weight.unflatten(0, (heads, -1))  # [H, N + V, C]
-#     return by_head[:, :nope_dim], by_head[:, nope_dim:]
-# ```
-#
-# </details>
+# Stuck? exercise("4.2").hint(), and in the end exercise("4.2").solution()
+exercise("4.2").check(equal_groups)
 
 
 # %% tags=["exercise"]
@@ -590,168 +557,76 @@ def score_scale(config):
 
 
 # %% tags=["check"]
-answer = score_scale(cfg)
-if answer is None or answer is ...:
-    print("Exercise 4.3: not attempted")
-else:
-    answer = float(answer)
-    parts = {"the content part": N, "the positional part": R, "a value": V, "the latent": C}
-    for name, width in parts.items():
-        assert abs(answer - width**-0.5) > 1e-9, f"that is the width of {name}; a key has two parts"
-    assert abs(answer - N**-0.5 - R**-0.5) > 1e-9, "add the widths first, then take the square root"
-    assert abs(answer - (N + R) ** 0.5) > 1e-9, "scores are divided by that: take one over it"
-    right = abs(answer - (N + R) ** -0.5) < 1e-9
-    assert right, f"{answer:.4f} is not one over the square root of {N} + {R}"
-    print("Exercise 4.3: right")
-    print(f"(at the size of V3 the factor is {score_scale(v3):.5f})")
+# Stuck? exercise("4.3").hint(), and in the end exercise("4.3").solution()
+exercise("4.3").check(score_scale)
 
-# %% [markdown] tags=["solution"]
-# <details><summary>Solution of exercise 4.3</summary>
-#
-# ```python
-# def score_scale(config):
-#     return (config.qk_nope_head_dim + config.qk_rope_head_dim) ** -0.5
-# ```
-#
-# With YaRN switched on the package multiplies this by one more factor, the square of a temperature (§4.3); lesson 15
-# says why.
-#
-# </details>
 
 # %% tags=["exercise"]
-# Exercise 4.4 (5 minutes): how many groups would a GQA layer have whose cache is exactly as large as MLA's in V3?
-equal_groups = None  # your answer: a number, not necessarily a whole one
+# Exercise 4.4 (10 minutes): take `kv_b_proj` apart again, the inverse of `stack_by_head`.
+def split_kv_b(weight, heads, nope_dim):
+    """kv_b_proj.weight [H * (N + V), C] -> W^UK [H, N, C] and W^UV [H, V, C]."""
+    ...  # your code here
+
 
 # %% tags=["check"]
-if equal_groups is None or equal_groups is ...:
-    print("Exercise 4.4: not attempted")
-else:
-    groups = float(equal_groups)
-    assert groups != 2 * numbers["MLA"] / (2 * d_h), "a group caches a key *and* a value"
-    assert groups != d_c / (2 * d_h), "that is the latent alone: MLA also caches the positional key"
-    assert round(groups, 1) != 56.9, "that is how much smaller than MHA it is"
-    cached = groups * 2 * d_h
-    wrong = f"{groups:g} groups cache {cached:g} numbers a token and layer; MLA {numbers['MLA']}"
-    assert abs(cached - numbers["MLA"]) < 1e-6, wrong
-    print("Exercise 4.4: right")
+# Stuck? exercise("4.4").hint(), and in the end exercise("4.4").solution()
+exercise("4.4").check(split_kv_b)
 
-# %% [markdown] tags=["solution"]
-# <details><summary>Solution of exercise 4.4</summary>
-#
-# ```python
-# equal_groups = (d_c + d_r) / (2 * d_h)  # 576 / 256
-# ```
-#
-# </details>
+
+# %% tags=["exercise"]
+# Exercise 4.5 (20 minutes): the cached part of MLA as a module, with the parameters of the checkpoint and no others:
+# `kv_a_proj_with_mqa.weight` and `kv_a_layernorm.weight`. The check loads weights under these names.
+class LatentMemory(nn.Module):
+    """What a layer caches: x [B, T, D] -> [B, T, C + R], the latents and behind them the positional keys."""
+
+    def __init__(self, config):
+        super().__init__()
+        ...  # your code here
+
+    def forward(self, x, cos, sin):
+        """x [B, T, D], cos and sin [T, R / 2] -> [B, T, C + R]."""
+        ...  # your code here
+
+
+# %% tags=["check"]
+# Stuck? exercise("4.5").hint(), and in the end exercise("4.5").solution()
+exercise("4.5").check(LatentMemory)
 
 # %% [markdown]
 # ## Bug museum
 #
 # ### Exhibit 4.A: a positional key for every head, made from the latent
 #
-# Somebody reads "keys come out of the latent" and derives the positional keys from it as well, one for each head. It
-# looks tidier: one source for everything. What will go wrong? (a) the outputs are not causal, (b) the outputs do not
-# depend on the position, (c) the outputs are fine and the cache is not.
+# Here is another way to write exercise 4.5.
+
+# %%
+exhibit("4.A").show()
 
 # %% tags=["predict"]
-guess_a = None  # your guess: "a", "b" or "c"
+exhibit("4.A").predict()
 
 # %%
-W_bug = matrix(H * R, C)  # instead of W^KR [R, D]
-
-
-def attend_bug(q_c, q_r, latent, cos, sin):
-    """As `attend`, but the positional keys are [B, S, H, R], made from the latent and turned here."""
-    S = latent.shape[1]
-    k_c = (latent @ W["UK"].T).unflatten(-1, (H, N))
-    v_c = (latent @ W["UV"].T).unflatten(-1, (H, V))
-    k_r = apply_rope((latent @ W_bug.T).unflatten(-1, (H, R)), cos, sin)  # [B, S, H, R]
-    q, k = torch.cat([q_c, q_r], dim=-1), torch.cat([k_c, k_r], dim=-1)
-    scores = torch.einsum("bthn,bshn->bhts", q, k) / (N + R) ** 0.5
-    may_see = torch.ones(S, S, dtype=torch.bool).tril()
-    shares = scores.masked_fill(~may_see, float("-inf")).softmax(-1)
-    out = torch.einsum("bhts,bshv->bthv", shares, v_c)
-    return out.flatten(-2) @ W["O"].T
-
-
-def run_bug(x, cos, sin):
-    return attend_bug(*queries(x, cos, sin), compress(x, cos, sin)[0], cos, sin)
-
-
-out = run_bug(x, cos, sin)
-other = x.clone()
-other[:, -1] = torch.randn(B, D)
-causal = torch.allclose(out[:, :-1], run_bug(other, cos, sin)[:, :-1], atol=1e-5)
-unturned = run_bug(x, torch.ones_like(cos), torch.zeros_like(sin))
-uses_position = not torch.allclose(out, unturned, atol=1e-3)
-finite = bool(out.isfinite().all())
-print(f"you said {guess_a or 'nothing yet'}")
-print(f"finite: {finite}, causal: {causal}, depends on the position: {uses_position}")
-per_head = n_h * d_r  # turned keys of all heads at the size of V3
-print(f"V3 with this bug would cache {d_c} + {per_head:,} numbers per token and layer:")
-times = (d_c + per_head) / (d_c + d_r)
-print(f"{(d_c + per_head) * L * 2:,} bytes per token, {times:.1f} times as many")
-
-# %% [markdown]
-# It is (c). The layer is causal, knows positions, and would train. **Diagnose it**: what must be in the cache? If only
-# the latent is cached, each step has to rebuild and turn the positional keys of the whole past: the rotation stands
-# between the query and a matrix again, exactly the place where absorption broke. If the turned keys are cached, there
-# is one for each head. No check of outputs finds this. Two others do: count the numbers in the cache, or load a
-# checkpoint of the real layout.
+exhibit("4.A").run()
 
 # %%
-wrong_layout = {"kv_a_proj_with_mqa.weight": W["DKV"]}  # the latent only: no row for the shared key
-try:
-    package.load_state_dict(wrong_layout, strict=False)
-except RuntimeError as error:
-    print(str(error).splitlines()[-1].strip())
+exhibit("4.A").diagnose()
 
 # %% [markdown]
 # ### Exhibit 4.B: the cache holds the latent before its norm
 #
-# `compress` is split in two: the raw latent goes into the cache, and the norm is applied on the way to the
-# up-projections. In the prefill that is so. In the decode step somebody takes the past from the cache and forgets that
-# it still needs the norm. What will you see? (a) every output is off, (b) the prefill is right and every step after it
-# is off, (c) only the very first token is off.
-
-# %% tags=["predict"]
-guess_b = None  # your guess: "a", "b" or "c"
-
+# And one more, with the right parameters.
 
 # %%
-def decode_with_raw_cache(x):
-    """Prefill of `start` tokens, then single steps; the past is read from a cache of raw latents."""
-    raw = x @ W["DKV"].T  # [B, T, C], what this cache holds
-    latent, k_r = compress(x, cos, sin)
-    q_c, q_r = queries(x, cos, sin)
-    outputs = [attend(q_c[:, :start], q_r[:, :start], latent[:, :start], k_r[:, :start])]
-    for t in range(start, T):
-        now = slice(t, t + 1)
-        past = torch.cat([raw[:, :t], latent[:, now]], dim=1)  # old tokens raw, the new one not
-        outputs.append(attend(q_c[:, now], q_r[:, now], past, k_r[:, : t + 1]))
-    return torch.cat(outputs, dim=1)
+exhibit("4.B").show()
 
+# %% tags=["predict"]
+exhibit("4.B").predict()
 
-kept = {name: W[name].clone() for name in ("DKV", "kv_norm")}
-print(f"you said {guess_b or 'nothing yet'}; largest difference by position, prefill | steps")
-for name, norm, size in (
-    ("fresh weights", torch.ones(C), 1.0),
-    ("uneven norm weights", kept["kv_norm"], 1.0),
-    ("latents 3 times as long", kept["kv_norm"], 3.0),
-):
-    W["kv_norm"], W["DKV"] = norm, kept["DKV"] * size
-    right = attend(*queries(x, cos, sin), *compress(x, cos, sin))
-    off = (decode_with_raw_cache(x) - right).abs().amax(dim=(0, 2))  # [T]
-    cells = [f"{value:.1f}" for value in off.tolist()]
-    print(f"{name:24}", *cells[:start], "|", *cells[start:], f" of at most {right.abs().max():.1f}")
-W |= kept
+# %%
+exhibit("4.B").run()
 
-# %% [markdown]
-# It is (b): a test that looks only at a whole text at once never sees it, and the first word that the model writes is
-# right, because it comes from the prefill. The first row says more: with *fresh* weights latents happen to have about
-# the length that the norm gives them, and the bug is at its smallest. With uneven norm weights it grows, with latents
-# of another length it drowns the output. **The test that catches it** is the one from "Reveal": prefill and single
-# steps against the whole text, on uneven norm weights, with a tight tolerance.
+# %%
+exhibit("4.B").diagnose()
 
 # %% [markdown]
 # ## What the report says

@@ -38,6 +38,7 @@ class LabServer:
 
     url: str
     root: Path
+    progress: Path  # the learner's progress file
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +61,7 @@ def lab_server(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Itera
     ]
     environ = {
         **os.environ,
+        "DSV3_PROGRESS": str(root / "progress.json"),
         "JUPYTER_CONFIG_DIR": str(own["config"]),
         "JUPYTER_DATA_DIR": str(own["data"]),
         "JUPYTER_RUNTIME_DIR": str(own["runtime"]),
@@ -72,7 +74,7 @@ def lab_server(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Itera
     try:
         url = f"http://127.0.0.1:{port}"
         _wait(process, f"{url}/api/status", log)
-        yield LabServer(url, root)
+        yield LabServer(url, root, root / "progress.json")
     finally:
         process.terminate()
         process.wait(60)

@@ -179,6 +179,25 @@ def test_figures_come_out_as_pictures_whatever_backend_the_builder_has(tmp_path:
     assert "image/png" in outputs[-1].data
 
 
+def test_a_learner_s_progress_is_neither_touched_nor_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = tmp_path / "mine.json"
+    mine.write_text('{"schema": 1, "predictions": {"1.p1": {"guess": 3}}}')
+    before = mine.read_bytes()
+    monkeypatch.setenv("DSV3_PROGRESS", str(mine))
+    code = """
+        # %%
+        from dsv3_mini.course import predict, progress
+        guess = predict("1.p1", "How many?")
+        print(guess.guess)
+        guess.guess = 4
+        print(progress.read().predictions)
+        """
+    build.build(write_twin(tmp_path, code))
+    (output,) = nbformat.read(tmp_path / "01_sums.ipynb", as_version=4).cells[0].outputs
+    assert output.text == "None\n{'1.p1': {'guess': 4}}\n"
+    assert mine.read_bytes() == before
+
+
 def test_endless_lesson_is_stopped() -> None:
     lesson = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import time\ntime.sleep(600)")])
     with pytest.raises(build.LessonError, match="longer than 20 s"):
