@@ -84,6 +84,7 @@ class ModelConfig:
     norm_topk_prob: bool = True  # Eq. 13: the chosen gates are made to sum to one
     routed_scaling_factor: float = 1.0  # then multiplied by this; 2.5 in the release, absent from the report (D1)
     balance_loss_alpha: float = 1e-4  # alpha of the sequence-wise balance loss, Eq. 17; 0 switches it off
+    batch_balance_loss_alpha: float = 0.0  # the same for the batch-wise loss of §4.5.3, which V3 does not use
 
     # Positions
     max_position_embeddings: int  # tokens in the context
@@ -137,12 +138,9 @@ class ModelConfig:
                 getattr(self, name),
                 "a finite number above 0",
             )
-        require(
-            is_number(self.balance_loss_alpha) and self.balance_loss_alpha >= 0,
-            "balance_loss_alpha",
-            self.balance_loss_alpha,
-            "at least 0",
-        )
+        for name in ("balance_loss_alpha", "batch_balance_loss_alpha"):
+            value = getattr(self, name)
+            require(is_number(value) and value >= 0, name, value, "at least 0")
         require(
             self.initializer_range is None or (is_number(self.initializer_range) and self.initializer_range > 0),
             "initializer_range",

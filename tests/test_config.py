@@ -86,6 +86,7 @@ def test_what_is_accepted_can_be_built_and_run(sizes: dict[str, Any]) -> None:
         ({"rope_theta": math.inf}, "rope_theta"),
         ({"routed_scaling_factor": math.nan}, "routed_scaling_factor"),
         ({"balance_loss_alpha": -1e-4}, "balance_loss_alpha"),
+        ({"batch_balance_loss_alpha": True}, "batch_balance_loss_alpha"),
         ({"initializer_range": 0.0}, "initializer_range"),
         ({"rope_scaling": {"factor": 40}}, "rope_scaling"),
         ({"eos_token_id": 24}, "eos_token_id"),

@@ -41,6 +41,8 @@ _OPTIONAL = {
     "bos_token_id": None,
     "eos_token_id": None,
 }
+# Fields of ours alone.
+_OWN = ("balance_loss_alpha", "batch_balance_loss_alpha", "initializer_range")
 # transformers knows two fields by a second name.
 _ALIASES = {"num_mtp_layers": "num_nextn_predict_layers", "num_local_experts": "n_routed_experts"}
 # Settings with one value that this model can be. Absent means this value, in transformers and in the released code.
@@ -82,7 +84,7 @@ def config_to_hf(cfg: ModelConfig, dtype: str | None = None) -> dict[str, Any]:
         "rope_interleave": True,
         **positions_to_hf(cfg),
         "use_cache": True,
-        OWN_KEY: {"balance_loss_alpha": cfg.balance_loss_alpha, "initializer_range": cfg.initializer_range},
+        OWN_KEY: _own_values(cfg),
     }
 
 
@@ -165,6 +167,14 @@ def _one_token(value: Any, source: str) -> Any:
     return value[0]
 
 
+def _own_values(cfg: ModelConfig) -> dict[str, Any]:
+    """Our own fields. The batch-wise loss is named only where it is used: versions without it refuse unknown fields."""
+    own = {name: getattr(cfg, name) for name in _OWN}
+    if own["batch_balance_loss_alpha"] == 0:
+        del own["batch_balance_loss_alpha"]
+    return own
+
+
 def _own_fields(values: dict[str, Any], source: str) -> dict[str, Any]:
     """What only our own files say. A field there that we do not know comes from a later version and has a meaning."""
     own = values.get(OWN_KEY)
@@ -172,7 +182,7 @@ def _own_fields(values: dict[str, Any], source: str) -> dict[str, Any]:
         return {}
     if not isinstance(own, dict):
         refuse(source, OWN_KEY, own, "an object with the fields that only this package knows")
-    unknown = sorted(set(own) - {"balance_loss_alpha", "initializer_range"})
+    unknown = sorted(set(own) - set(_OWN))
     if unknown:
         raise InputError(
             f"{source}: {OWN_KEY}.{unknown[0]} is unknown to this version; use the one that wrote the file"

@@ -1,4 +1,7 @@
-"""Keeping the experts equally busy (§2.1.2): the routing-bias update, the sequence-wise loss, and how to measure load.
+"""Keeping the experts equally busy (§2.1.2): the routing-bias update, the losses, and how to measure load.
+
+Two losses with one formula: over each sequence (Eq. 17-20), or over the batch as a whole (§4.5.3, where the report
+asks whether it is the loss that costs quality, or having to be even within every single sequence).
 
 Shapes: B sequences, T tokens, E experts, L MoE layers.
 """
@@ -40,6 +43,15 @@ def sequence_balance_loss(scores: Tensor, top_k: int) -> Tensor:
         f = chosen.sum(1) * (experts / (top_k * tokens))  # Eq. 18, [B, E]
     p = (scores / scores.sum(-1, keepdim=True)).mean(1)  # Eq. 19 and 20, [B, E]
     return (f * p).sum(-1).mean()
+
+
+def batch_balance_loss(scores: Tensor, top_k: int) -> Tensor:
+    """The same loss with f and P over all tokens of the batch at once (§4.5.3). scores [B, T, E] -> scalar.
+
+    A sequence may prefer some experts as long as another one prefers others. The report names this loss but prints no
+    formula: here it is Eq. 17-20 with the batch read as one long sequence.
+    """
+    return sequence_balance_loss(scores.flatten(0, 1).unsqueeze(0), top_k)
 
 
 def max_violation(counts: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dsv3_mini.config import ModelConfig
 from dsv3_mini.errors import InputError
-from dsv3_mini.model.balance import sequence_balance_loss
+from dsv3_mini.model.balance import batch_balance_loss, sequence_balance_loss
 from dsv3_mini.model.block import Block
 from dsv3_mini.model.experts import Experts, ExpertsPath
 from dsv3_mini.model.loss import IGNORE, chunked_cross_entropy
@@ -48,7 +48,7 @@ class ModelOutput:
     logits: Tensor  # [B, T, V]; empty without `keep_logits`
     hidden: Tensor  # [B, T, D], after the final norm: what the head and the first MTP module read
     mtp_logits: list[Tensor] = field(default_factory=list)  # by depth k = 1..D, [B, T - k, V]
-    losses: dict[str, Tensor] = field(default_factory=dict)  # main, mtp, balance: unweighted scalars
+    losses: dict[str, Tensor] = field(default_factory=dict)  # main, mtp, balance, batch_balance: unweighted
     expert_counts: Tensor | None = None  # [MoE layers, E] tokens per expert; with targets or a routing record
     routing: list[RoutingRecord] | None = None  # by MoE layer, if asked for
 
@@ -169,10 +169,13 @@ class DeepSeekV3(nn.Module):
         losses = {"main": by_depth[0]}
         if len(by_depth) > 1:  # Eq. 25 without lambda
             losses["mtp"] = torch.stack(by_depth[1:]).mean()
-        if routings and self.cfg.balance_loss_alpha > 0:  # Eq. 17 without alpha, summed over the MoE layers
-            batch, top_k = targets.shape[0], self.cfg.num_experts_per_tok
-            per_layer = [sequence_balance_loss(r.scores.unflatten(0, (batch, -1)), top_k) for _, r in routings]
-            losses["balance"] = torch.stack(per_layer).sum()
+        # Eq. 17 without alpha, summed over the MoE layers
+        top_k = self.cfg.num_experts_per_tok
+        scores = [routing.scores.unflatten(0, (targets.shape[0], -1)) for _, routing in routings]  # [B, T, E] each
+        if scores and self.cfg.balance_loss_alpha > 0:
+            losses["balance"] = torch.stack([sequence_balance_loss(s, top_k) for s in scores]).sum()
+        if scores and self.cfg.batch_balance_loss_alpha > 0:
+            losses["batch_balance"] = torch.stack([batch_balance_loss(s, top_k) for s in scores]).sum()
         return losses
 
     def _stack_counts(self, routings: list[tuple[int, Routing]]) -> Tensor:

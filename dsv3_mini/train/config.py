@@ -23,21 +23,22 @@ from dsv3_mini.errors import InputError
 TRAIN_PRESETS: dict[str, dict[str, Any]] = {
     "nano": dict(
         steps=1300, seq_len=256, batch_tokens=1024, micro_batch_tokens=1024, lr=5e-3, bias_update_speed=0.01,
-        checkpoint_every=300, eval_bytes=500_000,
+        checkpoint_every=300, eval_bytes=500_000, routing_every=10,
     ),
     "mini": dict(
         steps=3000, seq_len=512, batch_tokens=32768, micro_batch_tokens=32768, lr=2e-3, bias_update_speed=0.002,
-        checkpoint_every=500, eval_bytes=2_000_000,
+        checkpoint_every=500, eval_bytes=2_000_000, routing_every=25,
     ),
     "small": dict(
         steps=20000, seq_len=1024, batch_tokens=262144, micro_batch_tokens=32768, lr=6e-4, bias_update_speed=0.001,
-        checkpoint_every=1000, eval_bytes=4_000_000,
+        checkpoint_every=1000, eval_bytes=4_000_000, routing_every=100,
     ),
 }  # fmt: skip
 
 # What may differ between a run and its continuation, because it changes neither the data nor the mathematics.
 FREE_ON_RESUME = frozenset(
-    "out text dataset resume device micro_batch_tokens checkpoint_every keep_checkpoints eval_every eval_bytes".split()
+    "out text dataset resume device micro_batch_tokens checkpoint_every keep_checkpoints eval_every eval_bytes "
+    "routing_every baselines".split()
 )
 
 
@@ -62,12 +63,15 @@ class TrainConfig:
     lr: float | None = None  # the peak
     warmup_steps: int | None = None  # None: the report's share of the steps
     bias_update_speed: float | None = None  # gamma, at its peak
+    mtp_scale: float = 1.0  # times the report's lambda; 0: the MTP modules learn nothing, and teach nothing
     fim_rate: float = 0.1  # share of documents cut for fill-in-the-middle (§4.1)
 
     checkpoint_every: int | None = None  # steps; the last step always leaves one
     keep_checkpoints: int = 2  # older ones are removed
     eval_every: int = 0  # steps between evaluations on held-out text; 0: only at the end
     eval_bytes: int | None = None  # at most so much held-out text is evaluated
+    baselines: bool = True  # at the end, measure an n-gram model and xz on the same text
+    routing_every: int | None = None  # steps between routing snapshots (`routing_log`); 0: none
 
     model: ModelConfig | None = None  # None: the preset of the same name
 
@@ -89,10 +93,15 @@ class TrainConfig:
         require(self.seq_len is None or self.seq_len >= 2, "seq_len", self.seq_len, "at least 2")
         require(is_count(self.seed, 0) and self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2^63 - 1")
         require(is_count(self.keep_checkpoints, 1), "keep_checkpoints", self.keep_checkpoints, "at least 1")
+        every = self.routing_every
+        require(every is None or is_count(every, 0), "routing_every", every, "a whole number, 0 for no snapshots")
         require(is_count(self.eval_every, 0), "eval_every", self.eval_every, "a whole number, 0 for only at the end")
         require(self.lr is None or (is_number(self.lr) and self.lr > 0), "lr", self.lr, "a number above 0")
         speed = self.bias_update_speed
         require(speed is None or (is_number(speed) and speed >= 0), "bias_update_speed", speed, "at least 0")
+        scale = self.mtp_scale
+        require(is_number(scale) and scale >= 0, "mtp_scale", scale, "at least 0")
+        require(isinstance(self.baselines, bool), "baselines", self.baselines, "True or False")
         require(is_number(self.fim_rate) and 0 <= self.fim_rate <= 1, "fim_rate", self.fim_rate, "from 0 to 1")
         device_ok = isinstance(self.device, str) and (
             self.device in ("auto", "cpu", "cuda") or self.device.removeprefix("cuda:").isdigit()
@@ -106,10 +115,16 @@ class TrainConfig:
         default = TRAIN_PRESETS[self.preset]
         seq_len = self.seq_len or default["seq_len"]
         batch = self.batch_tokens or default["batch_tokens"]
-        micro = self.micro_batch_tokens or seq_len
+        micro = self.micro_batch_tokens or max(default["micro_batch_tokens"], seq_len)
         require(batch % seq_len == 0, "batch_tokens", batch, f"a multiple of seq_len = {seq_len}")
         require(micro >= seq_len, "micro_batch_tokens", micro, f"at least one sequence, seq_len = {seq_len}")
         model = self.model_config
+        require(
+            model.batch_balance_loss_alpha == 0 or micro >= batch,
+            "micro_batch_tokens",
+            micro,
+            f"at least batch_tokens = {batch}: a batch-wise balance loss needs the whole batch at once",
+        )
         require(
             seq_len <= model.max_position_embeddings,
             "seq_len",
@@ -157,4 +172,5 @@ class ResolvedConfig(TrainConfig):
     bias_update_speed: float
     checkpoint_every: int
     eval_bytes: int
+    routing_every: int
     model: ModelConfig

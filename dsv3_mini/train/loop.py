@@ -7,6 +7,7 @@ consumed: so a run that was killed continues from its checkpoint to the losses i
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 import time
 from collections.abc import Callable
@@ -38,6 +39,7 @@ from dsv3_mini.train.evaluate import bits_per_byte, evaluate_model, select_docum
 from dsv3_mini.train.memory import keep_freed_memory
 from dsv3_mini.train.metrics import MetricsLog, peak_flops, training_flops_per_token
 from dsv3_mini.train.optimizer import build_optimizer
+from dsv3_mini.train.routing_log import RoutingRecorder
 from dsv3_mini.train.schedule import Schedule, warmup_steps
 from dsv3_mini.train.step import TrainingDiverged, train_step
 
@@ -116,7 +118,12 @@ class _Run:
         assert self.checkpoint is not None  # the last step leaves one
         self.say("measuring on held-out text")
         evaluation = evaluate_model(
-            self.model, self.data.tokenizer, self.data.corpus, seq_len=cfg.seq_len, max_bytes=cfg.eval_bytes
+            self.model,
+            self.data.tokenizer,
+            self.data.corpus,
+            seq_len=cfg.seq_len,
+            max_bytes=cfg.eval_bytes,
+            baselines=cfg.baselines,
         )
         write_json(cfg.out / "evaluation.json", {"step": self.done, **evaluation})
         return TrainResult(
@@ -135,6 +142,9 @@ class _Run:
         peak = peak_flops(self.device, matrix_dtype(self.device, cfg.precision))
         flops_per_token = training_flops_per_token(self.model.cfg, seq_len)
         metrics = MetricsLog(cfg.out / "metrics.jsonl", keep_steps=self.done)
+        routing = RoutingRecorder(
+            cfg.out, self.model, every=cfg.routing_every, last_step=cfg.steps, keep_steps=self.done
+        )
         # Counted in tokens, not steps: batches grow at the beginning, so time left follows the tokens.
         bar = tqdm(
             total=schedule.total_sequences * seq_len,
@@ -146,10 +156,12 @@ class _Run:
             smoothing=0.1,
             dynamic_ncols=True,
         )
-        with contextlib.closing(metrics), bar:
+        with contextlib.closing(metrics), contextlib.closing(routing), bar:
             while self.done < cfg.steps:
                 started = time.perf_counter()
                 settings, step = schedule[self.done], self.done + 1
+                settings = dataclasses.replace(settings, mtp_weight=settings.mtp_weight * cfg.mtp_scale)
+                routing.before(step)
                 where = (
                     f"step {step} (sequences {settings.start} to {settings.start + settings.sequences - 1} of the run)"
                 )
@@ -163,6 +175,7 @@ class _Run:
                     where=where,
                 )
                 self.done = step
+                routing.after(result.expert_counts)
                 tokens = settings.sequences * seq_len
                 seconds = time.perf_counter() - started
                 self.seconds += seconds
@@ -188,11 +201,12 @@ class _Run:
                 bar.set_postfix(loss=f"{result.losses['main']:.3f}", refresh=False)
                 bar.update(tokens)
                 if step % cfg.checkpoint_every == 0 or step == cfg.steps:
-                    self._save(metrics)
+                    metrics.sync()  # before the checkpoint: continuing from it must find the lines of all its steps
+                    routing.sync()
+                    self._save()
 
-    def _save(self, metrics: MetricsLog) -> None:
+    def _save(self) -> None:
         started = time.perf_counter()
-        metrics.sync()  # before the checkpoint: continuing from it must find the lines of all its steps
         sequences = self.schedule.starts[self.done]
         numbers = {"sequences": sequences, "tokens": sequences * self.cfg.seq_len, "seconds": self.seconds}
         self.checkpoint = save_checkpoint(

@@ -86,7 +86,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype, size: int = 1024, secon
 
 
 class MetricsLog:
-    """`metrics.jsonl`, open for appending. Steps count from 1: line n is what step n did."""
+    """`metrics.jsonl` or a file like it (`routing_log`), open for appending. Steps count from 1."""
 
     def __init__(self, path: Path, *, keep_steps: int = 0) -> None:
         """Open, keeping only whole lines of steps up to `keep_steps`."""

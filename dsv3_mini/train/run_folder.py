@@ -2,6 +2,7 @@
 
     RUN/run.json              settings, versions, fingerprint of the data, command
     RUN/metrics.jsonl         one line a step
+    RUN/routing.jsonl         load and routing bias every few steps, see `routing_log.py`
     RUN/checkpoints/          see `checkpoint.py`
     RUN/evaluation.json       bits per byte at the end
 
@@ -63,6 +64,8 @@ def enter(cfg: TrainConfig) -> ResolvedConfig:
             filled[field.name] = earlier.get(field.name)
     settings = dataclasses.replace(cfg, **filled).resolved()
     asked = json.loads(json.dumps(settings.to_json()))
+    # A setting that is younger than the run had its default then.
+    earlier = {**_defaults(TrainConfig), **earlier, "model": {**_defaults(ModelConfig), **earlier["model"]}}
     for name, value in asked.items():
         if name not in FREE_ON_RESUME and name != "model" and value != earlier.get(name):
             raise InputError(_differs(run, name, earlier.get(name), value))
@@ -134,6 +137,11 @@ def _model_of(run: Path, fields: dict[str, Any]) -> ModelConfig:
         return ModelConfig(**{**fields, "rope_scaling": yarn and YarnConfig(**yarn)})
     except TypeError as error:
         raise InputError(f"{run / RUN_FILE}: its model is not one of this version ({error})") from None
+
+
+def _defaults(kind: type) -> dict[str, Any]:
+    """What the fields of a config are when nobody says anything."""
+    return {f.name: f.default for f in dataclasses.fields(kind) if f.default is not dataclasses.MISSING}
 
 
 def _differs(run: Path, name: str, earlier: Any, now: Any) -> str:

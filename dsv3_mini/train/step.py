@@ -1,7 +1,8 @@
 """One optimizer step (§4.2).
 
-For each micro-batch: forward, loss = main + lambda * MTP + alpha * balance, backward (gradients add up). Then clip and
-AdamW; and then once, with the expert counts of all micro-batches, the routing biases (§2.1.2).
+For each micro-batch: forward, loss = main + lambda * MTP + alpha * balance, backward (gradients add up; the batch-wise
+balance loss is that of the micro-batch, so it wants the batch in one piece). Then clip and AdamW; and then once, with
+the expert counts of all micro-batches, the routing biases (§2.1.2).
 """
 
 from __future__ import annotations
@@ -48,7 +49,12 @@ def train_step(
     Raises `TrainingDiverged` before anything is changed if the loss or the gradient is not finite.
     """
     cfg, device = model.cfg, model.lm_head.weight.device
-    weights = {"main": 1.0, "mtp": settings.mtp_weight, "balance": cfg.balance_loss_alpha}  # Eq. 24, 25 and 17
+    weights = {
+        "main": 1.0,
+        "mtp": settings.mtp_weight,  # Eq. 25
+        "balance": cfg.balance_loss_alpha,  # Eq. 17
+        "batch_balance": cfg.batch_balance_loss_alpha,
+    }
     optimizer.zero_grad(set_to_none=True)
     sums: dict[str, Tensor] = {}
     counts = torch.zeros(cfg.num_moe_layers, cfg.n_routed_experts, dtype=torch.long, device=device)

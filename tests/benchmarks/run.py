@@ -1,8 +1,11 @@
-"""Run a benchmark: `python tests/benchmarks/run.py NAME [--json]`; without a name, list them.
+"""Run a benchmark or an experiment: `python tests/benchmarks/run.py NAME [--json]`; without a name, list them.
 
-Each compares ours with theirs in one process, alternately (A B A B ...), because machines are shared and drift; what
-counts is the ratio. The last line with `--json` is one JSON object with `ratio` (theirs over ours in time: above 1,
-ours is faster), `spread`, what was compared, and on what. `--keep` also writes it to data/results/NAME.json.
+A benchmark compares ours with theirs in one process, alternately (A B A B ...), because machines are shared and drift;
+what counts is the ratio. The last line with `--json` is one JSON object with `ratio` (theirs over ours in time: above
+1, ours is faster), `spread`, what was compared, and on what. `--keep` also writes it to data/results/NAME.json.
+
+An experiment trains models, with several seeds, and says what came out. Its runs are kept below `--cache`: stopped and
+started again, it does only what is missing.
 """
 
 from __future__ import annotations
@@ -72,9 +75,16 @@ def machine() -> dict[str, Any]:
 
 def benchmarks() -> dict[str, Callable[..., dict[str, Any]]]:
     """By name. Imported late, so that listing is quick."""
-    from tests.benchmarks import decode, train_step
+    from tests.benchmarks import decode, routing_record, train_step
 
-    return {"train_step": train_step.run, "decode": decode.run}
+    return {"train_step": train_step.run, "decode": decode.run, "routing_record": routing_record.run}
+
+
+def experiments() -> dict[str, Callable[..., dict[str, Any]]]:
+    """By name."""
+    from tests.benchmarks import balance_lab, bias_speed, mtp_effect
+
+    return {"balance_lab": balance_lab.run, "bias_speed": bias_speed.run, "mtp_effect": mtp_effect.run}
 
 
 def main() -> int:
@@ -85,11 +95,15 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="write data/results/NAME.json")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, help="processor threads for both sides (default: torch's)")
+    runs = parser.add_argument_group("experiments")
+    runs.add_argument("--steps", type=int, help="of every training run (default: the whole nano run)")
+    runs.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    runs.add_argument("--cache", type=Path, default=Path("runs/experiments"), help="where the runs are kept")
     args = parser.parse_args()
-    known = benchmarks()
+    known = {**benchmarks(), **experiments()}
     if args.name is None:
         for name, run in known.items():
-            print(f"{name:12s} {(run.__doc__ or '').splitlines()[0]}")
+            print(f"{name:14s} {(run.__doc__ or '').splitlines()[0]}")
         return 0
     if args.name not in known:
         print(f"no benchmark is called {args.name!r}; there are {', '.join(known)}", file=sys.stderr)
@@ -97,13 +111,17 @@ def main() -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     command = "python tests/benchmarks/run.py " + " ".join(sys.argv[1:])
-    result = {"name": args.name, **known[args.name](args.rounds), "command": command, "machine": machine()}
+    experiment = args.name in experiments()
+    found = known[args.name](args.cache, args.steps, args.seeds) if experiment else known[args.name](args.rounds)
+    result = {"name": args.name, **found, "command": command, "machine": machine()}
     if args.keep:
         path = ROOT / "data" / "results" / f"{args.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=1) + "\n")
     if args.json:
         print(json.dumps(result))
+    elif experiment:
+        print(json.dumps({name: value for name, value in result.items() if name != "runs"}, indent=1))
     else:
         low, high = result["spread"]
         print(f"{args.name}: {result['ratio']} times as fast as theirs (rounds from {low} to {high})")

@@ -65,6 +65,7 @@ def configs(draw: st.DrawFn) -> ModelConfig:
         norm_topk_prob=draw(st.booleans()),
         routed_scaling_factor=draw(number),
         balance_loss_alpha=draw(st.just(0.0) | number),
+        batch_balance_loss_alpha=draw(st.just(0.0) | number),
         max_position_embeddings=draw(count),
         rope_theta=draw(number),
         rope_scaling=draw(yarn),
@@ -87,7 +88,8 @@ def test_transformers_reads_the_same_model_without_a_warning(cfg: ModelConfig) -
     """Every field of ours that transformers has comes out equal, and what it writes again is the same config to us."""
     theirs = DeepseekV3Config(**config_to_hf(cfg))
     for field in dataclasses.fields(cfg):
-        if field.name not in ("rope_scaling", "rope_theta", "balance_loss_alpha", "initializer_range"):
+        ours = ("rope_scaling", "rope_theta", "balance_loss_alpha", "batch_balance_loss_alpha", "initializer_range")
+        if field.name not in ours:
             assert getattr(theirs, field.name) == getattr(cfg, field.name), field.name
     assert theirs.initializer_range == (cfg.initializer_range or 0.02)
     assert theirs.num_key_value_heads == cfg.num_attention_heads
@@ -113,6 +115,14 @@ def test_presets_survive_the_round_trip() -> None:
     for name in PRESETS:
         cfg = ModelConfig.preset(name)
         assert config_from_hf(config_to_hf(cfg)) == cfg
+
+
+def test_the_batch_wise_loss_is_said_only_where_it_is_used() -> None:
+    # A version without it refuses fields that it does not know, and must be able to read every other model.
+    assert set(config_to_hf(tiny_config())["dsv3_mini"]) == {"balance_loss_alpha", "initializer_range"}
+    used = config_to_hf(tiny_config(batch_balance_loss_alpha=0.25))
+    assert used["dsv3_mini"]["batch_balance_loss_alpha"] == 0.25
+    assert config_from_hf(used).batch_balance_loss_alpha == 0.25
 
 
 def test_fan_in_initialisation_is_kept_unless_somebody_edits_the_field_that_everybody_knows() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dsv3_mini.model.balance import max_violation, sequence_balance_loss, update_routing_bias
+from dsv3_mini.model.balance import batch_balance_loss, max_violation, sequence_balance_loss, update_routing_bias
 from dsv3_mini.model.router import Router
 from dsv3_mini.model.transformer import DeepSeekV3
 
@@ -121,6 +121,68 @@ def test_the_models_balance_loss_reaches_the_routers() -> None:
     tokens = random_tokens(model.cfg)
     model(tokens, tokens).losses["balance"].backward()
     assert all(router.weight.grad.abs().max() > 1e-5 for router in model.routers)
+
+
+# The batch-wise loss, §4.5.3
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(st.integers(1, 3), st.integers(1, 7), st.integers(2, 6), st.integers(0, 10**6), st.data())
+def test_batch_loss_is_the_literal_loop_over_all_tokens(
+    batch: int, tokens: int, experts: int, seed: int, data: st.DataObject
+) -> None:
+    top_k, scores = data.draw(st.integers(1, experts)), random_scores(batch, tokens, experts, seed)
+    everything = [row for rows in scores.tolist() for row in rows]
+    assert batch_balance_loss(scores, top_k).item() == pytest.approx(literal_balance_loss(everything, top_k), rel=1e-5)
+
+
+def test_batch_loss_allows_sequences_that_differ_and_sequence_loss_does_not() -> None:
+    # Sequence 1 goes to expert 0 only, sequence 2 to expert 1 only: even over the batch, uneven in each of them.
+    scores = torch.full((2, 4, 2), 1e-9)
+    scores[0, :, 0] = scores[1, :, 1] = 0.8
+    assert batch_balance_loss(scores, 1).item() == pytest.approx(1.0, rel=1e-5)
+    assert sequence_balance_loss(scores, 1).item() == pytest.approx(2.0, rel=1e-5)
+    # All on one expert: both see it.
+    scores = torch.full((2, 4, 2), 1e-9)
+    scores[..., 0] = 0.8
+    assert batch_balance_loss(scores, 1).item() == sequence_balance_loss(scores, 1).item() == pytest.approx(2.0)
+
+
+def batch_gradient_error(loss: Callable[[Tensor, int], Tensor]) -> float:
+    """Largest distance of d loss / d scores from that of Eq. 17 over all tokens, f held constant, over its largest."""
+    batch, tokens, experts, top_k = 3, 4, 6, 2
+    scores = random_scores(batch, tokens, experts).double().requires_grad_()
+    rows = scores.flatten(0, 1)
+    chosen = torch.zeros_like(rows)
+    for t, row in enumerate(rows.tolist()):
+        for i in sorted(range(experts), key=lambda j: -row[j])[:top_k]:
+            chosen[t, i] = 1
+    f = experts / (top_k * batch * tokens) * chosen.sum(0)
+    (expected,) = torch.autograd.grad((f * (rows / rows.sum(-1, keepdim=True)).mean(0)).sum(), scores)
+    value = loss(scores, top_k)
+    if not value.requires_grad:
+        return 1.0
+    (gradient,) = torch.autograd.grad(value, scores)
+    return ((gradient - expected).abs().max() / expected.abs().max()).item()
+
+
+def test_gradient_of_the_batch_loss_flows_through_the_affinities_only() -> None:
+    assert batch_gradient_error(batch_balance_loss) < 1e-6
+
+
+def test_the_model_reports_the_batch_loss_summed_over_layers_and_only_when_it_is_on() -> None:
+    model = DeepSeekV3(small_config(batch_balance_loss_alpha=0.1, balance_loss_alpha=0.0, num_nextn_predict_layers=1))
+    randomise(model, 12, bias="random")
+    tokens = random_tokens(model.cfg)
+    out = model(tokens, tokens, record_routing=True)
+    literal = sum(
+        literal_balance_loss(record.scores.flatten(0, 1).tolist(), model.cfg.num_experts_per_tok)
+        for record in out.routing
+    )
+    assert "balance" not in out.losses and out.losses["batch_balance"].item() == pytest.approx(literal, rel=1e-5)
+    out.losses["batch_balance"].backward()
+    assert all(router.weight.grad.abs().max() > 1e-6 for router in model.routers)
+    assert "batch_balance" not in DeepSeekV3(small_config())(tokens, tokens).losses
 
 
 # The bias update

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from dsv3_mini.generate.cache import LatentCache
-from dsv3_mini.model.balance import sequence_balance_loss, update_routing_bias
+from dsv3_mini.model.balance import batch_balance_loss, sequence_balance_loss, update_routing_bias
 from dsv3_mini.model.mla import MLA
 from dsv3_mini.model.rope import apply_rope
 from dsv3_mini.model.router import Router
@@ -40,7 +40,7 @@ from .reference import (
     small_config,
     small_yarn,
 )
-from .test_balance import balance_gradient_error, bias_update_error
+from .test_balance import balance_gradient_error, batch_gradient_error, bias_update_error
 from .test_mtp import literal_losses, make_model
 from .test_parity import cached_logits
 
@@ -335,6 +335,21 @@ def test_parity_of_gradients_notices(mutate: Mutation, parameter: str, monkeypat
 )
 def test_gradient_of_the_balance_loss_notices(mistake: Callable[[Tensor, int], Tensor]) -> None:
     assert balance_gradient_error(mistake) > 0.01
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda scores, k: batch_balance_loss(scores, k).detach(),
+        sequence_balance_loss,
+        lambda scores, k: sequence_balance_loss(scores.transpose(0, 1), k),  # over the batch at each position
+        lambda scores, k: batch_balance_loss(scores.transpose(1, 2), k),  # over the experts instead of the tokens
+        lambda scores, k: -batch_balance_loss(scores, k),
+    ],
+    ids=["detached", "over each sequence", "over each position", "over the experts", "wrong sign"],
+)
+def test_gradient_of_the_batch_loss_notices(mistake: Callable[[Tensor, int], Tensor]) -> None:
+    assert batch_gradient_error(mistake) > 0.01
 
 
 @pytest.mark.parametrize(

@@ -253,6 +253,26 @@ def test_continuing_needs_no_more_than_the_folder(tiny_run, tmp_path, quiet):
     assert again.steps == again.resumed_from == 4
 
 
+def test_a_run_of_a_version_without_a_setting_is_continued_with_its_default(tiny_run, quiet):
+    cfg = tiny_run(steps=4)
+    train(cfg, progress=False)
+    record = json.loads((cfg.out / "run.json").read_text())
+    for name in ("mtp_scale", "baselines", "routing_every"):
+        del record["config"][name]
+    del record["config"]["model"]["batch_balance_loss_alpha"]
+    (cfg.out / "run.json").write_text(json.dumps(record))
+    assert train(dataclasses.replace(cfg, resume=True), progress=False).resumed_from == 4
+    with pytest.raises(InputError, match=r"mtp_scale = 1.0, not 0.0"):
+        train(dataclasses.replace(cfg, resume=True, mtp_scale=0.0), progress=False)
+
+
+def test_the_scale_of_mtp_multiplies_the_reports_lambda(tiny_run, tmp_path, quiet):
+    for scale in (1.0, 0.5, 0.0):
+        cfg = tiny_run(out=tmp_path / str(scale), steps=6, mtp_scale=scale)
+        train(cfg, progress=False)
+        assert [line["mtp_weight"] for line in read_metrics(cfg.out)] == [scale * w for w in [0.3] * 5 + [0.1]]
+
+
 def test_continuing_a_finished_run_says_so(tiny_run, capsys, quiet):
     cfg = tiny_run(steps=2)
     train(cfg, progress=False)
@@ -313,6 +333,7 @@ def test_a_folder_that_holds_a_run_is_not_entered(tiny_run, quiet):
         ({"seed": 7}, r"seed = 0, not 7"),
         ({"lr": 0.5}, r"lr = 0.005, not 0.5"),
         ({"fim_rate": 0.0}, r"fim_rate = 0.1, not 0.0"),
+        ({"mtp_scale": 0.5}, r"mtp_scale = 1.0, not 0.5"),
         ({"model": "wider"}, r"the model's hidden_size = 32, not 48"),
         ({"text": "other"}, r"trained on other data: its data_fingerprint is \w+, .*other.txt has"),
     ],
@@ -371,6 +392,9 @@ def test_out_may_not_be_a_file(tiny_run, tmp_path):
         ({"precision": "fp8"}, "precision"),
         ({"keep_checkpoints": 0}, "keep_checkpoints"),
         ({"eval_every": -1}, "eval_every"),
+        ({"routing_every": -1}, "routing_every"),
+        ({"mtp_scale": -0.1}, "mtp_scale"),
+        ({"baselines": 1}, "baselines"),
         ({"batch_tokens": 65}, "batch_tokens"),
         ({"micro_batch_tokens": 8}, "micro_batch_tokens"),
         ({"seq_len": 1}, "seq_len"),

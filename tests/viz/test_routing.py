@@ -102,3 +102,15 @@ def test_parts_that_do_not_fit_are_refused(changes: dict, message: str) -> None:
 def test_the_table_refuses_a_batch() -> None:
     with pytest.raises(InputError, match="must both be"):
         gate_matrix(IDS[None], WEIGHTS[None], 8)
+
+
+def test_almost_chosen_experts_and_shared_ones_are_drawn_where_they_stand() -> None:
+    almost = np.zeros((3, 8), dtype=int)
+    almost[0, 3], almost[2, 1] = 2, 3
+    above = _draw(almost=almost, n_shared=2).axes[0]
+    marks = {line.get_marker(): line.get_xydata().tolist() for line in above.lines}
+    assert marks["o"] == [[3, 0]] and marks["x"] == [[1, 2]]
+    assert above.get_xlim() == (-0.5, 9.5)
+    assert "shared" in [text.get_text() for text in above.texts]
+    with pytest.raises(InputError, match="almost"):
+        _draw(almost=almost[:2])
