@@ -53,7 +53,7 @@ class Lesson:
         """Its exercises, guesses and exhibits; nothing as long as it has not been written."""
         twin = repo_root() / "notebooks" / "src" / f"{self.number}_{self.slug}.py"
         guesses = _PREDICTION.findall(twin.read_text(encoding="utf-8")) if twin.is_file() else []
-        module = f"lesson_{self.number}.py"
+        module = f"lesson_{self.number}"
         return Asked(
             exercises=_titles(_HERE / "exercises" / module, "Exercise"),
             predictions=tuple(guesses),
@@ -66,8 +66,9 @@ _PREDICTION = re.compile(r"""\bpredict\(\s*["'](\d+\.p\d+)["']""")
 
 
 def _titles(module: Path, kind: str) -> dict[str, str]:
-    """By id, the titles of the `Exercise(id=..., title=...)` in a module of definitions, which is not run."""
-    calls = ast.walk(ast.parse(module.read_text(encoding="utf-8"))) if module.is_file() else ()
+    """By id, the titles of each `Exercise(id=..., title=...)` in a module or a package of definitions. Nothing is run."""
+    files = [module.with_suffix(".py")] if module.with_suffix(".py").is_file() else sorted(module.glob("*.py"))
+    calls = [node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
     found = {}
     for call in calls:
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == kind:
