@@ -18,8 +18,8 @@ from dsv3_mini.course.lessons import LESSONS, Lesson
 from dsv3_mini.errors import InputError
 
 BEGIN = (
-    "Nothing is recorded yet. Begin with `dsv3-mini lab`: it opens the first lesson. What you do there (exercises,\n"
-    "guesses, exhibits of the bug museum) is kept in a file on this machine, and shown here."
+    "Nothing is recorded yet. Begin with `dsv3-mini lab`: it opens the first lesson. What you do there\n"
+    "(exercises, guesses, exhibits of the bug museum) is kept in a file on this machine, and shown here."
 )
 
 

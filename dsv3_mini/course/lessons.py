@@ -66,7 +66,7 @@ _PREDICTION = re.compile(r"""\bpredict\(\s*["'](\d+\.p\d+)["']""")
 
 
 def _titles(module: Path, kind: str) -> dict[str, str]:
-    """By id, the titles of each `Exercise(id=..., title=...)` in a module or a package of definitions. Nothing is run."""
+    """By id, the titles of each `Exercise(id=..., title=...)` in a module or a package; nothing is run."""
     files = [module.with_suffix(".py")] if module.with_suffix(".py").is_file() else sorted(module.glob("*.py"))
     calls = [node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
     found = {}

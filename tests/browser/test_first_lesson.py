@@ -73,7 +73,8 @@ def number_of_cells(lesson: NotebookPage) -> int:
 
 
 def test_every_cell_runs_and_nothing_is_attempted_yet(lesson: NotebookPage) -> None:
-    checked = lesson.cell(lesson.find(f'exercise("{EXERCISE}").check('))
+    checked = lesson.cell(lesson.find(f'exercise("{EXERCISE}").check(')).locator('.dsv3-panel[data-kind="open"]')
+    checked.wait_for()  # Lab draws a cell when it comes into view
     assert f"Exercise {EXERCISE}: not attempted" in checked.inner_text()
     assert lesson.page.locator(".jp-Dialog").count() == 0
 

@@ -172,9 +172,9 @@ def test_traits_set_by_python_show_in_the_page(show: Open) -> None:
     ("server_root", "folders", "path"),
     [
         (None, [], "more lessons/04_mla.ipynb"),  # from the page's address, which names notebooks/00_start_here.ipynb
-        ("/srv/course", ["/srv/course/my notes/deep"], "my notes/more lessons/04_mla.ipynb"),
+        ("/lab/course", ["/lab/course/my notes/deep"], "my notes/more lessons/04_mla.ipynb"),
         ("~/course/", ["/home/me/course/notebooks", "~/course/notebooks"], "more lessons/04_mla.ipynb"),
-        ("/srv/course", ["/srv/course-of-mine/notebooks"], "more lessons/04_mla.ipynb"),  # not below: the address again
+        ("/lab/course", ["/lab/course-of-mine/notebooks"], "more lessons/04_mla.ipynb"),  # not below: the address again
     ],
 )
 def test_a_lesson_is_a_link_that_lab_opens_and_one_not_written_is_none(

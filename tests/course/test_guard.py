@@ -116,6 +116,12 @@ def test_an_endless_answer_is_stopped(call: Any) -> None:
         assert "still running after 0.1 seconds" in reason(call, seconds=0.1)
 
 
+def test_the_limit_is_on_work_and_the_clock_has_more_patience() -> None:
+    """On a busy machine a right answer may wait long for its turn."""
+    assert run(lambda _: time.sleep(0.3) or "done", seconds=0.1) == "done"
+    assert "still running" in reason(lambda _: time.sleep(30), seconds=0.1)
+
+
 def test_handler_and_timer_are_put_back() -> None:
     mine = lambda *_: None  # noqa: E731
     old_handler = signal.signal(signal.SIGALRM, mine)

@@ -7,12 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dsv3_mini.course.exercises.lesson_00 import (
-    is_grounded,
-    is_grounded__bare_digits,
-    next_tokens,
-    next_tokens__last_column,
-)
+from dsv3_mini.course.exercises.lesson_00.is_grounded import is_grounded, is_grounded__bare_digits
+from dsv3_mini.course.exercises.lesson_00.next_tokens import next_tokens, next_tokens__last_column
 from dsv3_mini.course.grounding import SOURCE
 from dsv3_mini.course.showcase import Exhibit
 

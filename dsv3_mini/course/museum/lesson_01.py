@@ -9,13 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dsv3_mini.course.exercises.lesson_01 import (
-    document_mask,
-    document_mask__counts_from_the_target,
-    merge_heads,
-    merge_heads__reshape_alone,
-    reach,
-)
+from dsv3_mini.course.exercises.lesson_01.document_mask import document_mask, document_mask__counts_from_the_target
+from dsv3_mini.course.exercises.lesson_01.merge_heads import merge_heads, merge_heads__reshape_alone
+from dsv3_mini.course.exercises.lesson_01.reach import reach
 from dsv3_mini.course.showcase import Exhibit
 from dsv3_mini.viz import style
 from dsv3_mini.viz.picture import Picture

@@ -8,12 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dsv3_mini.course.exercises.lesson_02 import (
-    decode_batch,
-    decode_batch__all_slots,
-    write,
-    write__position_of_the_step,
-)
+from dsv3_mini.course.exercises.lesson_02.decode_batch import decode_batch, decode_batch__all_slots
+from dsv3_mini.course.exercises.lesson_02.write import write, write__position_of_the_step
 from dsv3_mini.course.showcase import Exhibit
 from dsv3_mini.model.attention import MultiHeadAttention
 from dsv3_mini.viz import style

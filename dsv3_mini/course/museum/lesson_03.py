@@ -5,13 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dsv3_mini.course.exercises.lesson_03 import (
-    decode_step,
-    decode_step__turned_twice,
-    head_scores,
-    head_scores__half_split,
-    rope,
-)
+from dsv3_mini.course.exercises.lesson_03.by_hand import rope
+from dsv3_mini.course.exercises.lesson_03.decode_step import decode_step, decode_step__turned_twice
+from dsv3_mini.course.exercises.lesson_03.head_scores import head_scores, head_scores__half_split
 from dsv3_mini.course.showcase import Exhibit
 from dsv3_mini.viz import style
 from dsv3_mini.viz.picture import Picture

@@ -6,7 +6,11 @@ import torch
 from torch import Tensor
 
 from dsv3_mini import ModelConfig
-from dsv3_mini.course.exercises.lesson_04 import LatentMemory, LatentMemory__key_per_head, LatentMemory__raw_latent
+from dsv3_mini.course.exercises.lesson_04.latent_memory import (
+    LatentMemory,
+    LatentMemory__key_per_head,
+    LatentMemory__raw_latent,
+)
 from dsv3_mini.course.showcase import Exhibit
 from dsv3_mini.generate.cache import LatentCache
 from dsv3_mini.model.mla import MLA

@@ -12,13 +12,9 @@ import torch
 from torch import Tensor
 
 from dsv3_mini.config import ModelConfig
-from dsv3_mini.course.exercises.lesson_05 import (
-    absorb_query,
-    absorb_query__value_rows,
-    latent_output,
-    latent_scores,
-    latent_scores__scale_of_the_memory,
-)
+from dsv3_mini.course.exercises.lesson_05.output import latent_output
+from dsv3_mini.course.exercises.lesson_05.query import absorb_query, absorb_query__value_rows
+from dsv3_mini.course.exercises.lesson_05.scores import latent_scores, latent_scores__scale_of_the_memory
 from dsv3_mini.course.showcase import Exhibit
 from dsv3_mini.generate.cache import LatentCache
 from dsv3_mini.generate.decode import generate

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from dsv3_mini.config import ModelConfig
-from dsv3_mini.course.exercises.lesson_06 import local_part, local_part__foreign_to_zero, moe, moe__factor_on_the_sum
+from dsv3_mini.course.exercises.lesson_06.machines import local_part, local_part__foreign_to_zero
+from dsv3_mini.course.exercises.lesson_06.whole_layer import moe, moe__factor_on_the_sum
 from dsv3_mini.course.showcase import Exhibit
 from dsv3_mini.model.moe import MLP
 from dsv3_mini.viz import style

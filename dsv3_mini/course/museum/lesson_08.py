@@ -9,12 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dsv3_mini.config import ModelConfig
-from dsv3_mini.course.exercises.lesson_08 import (
-    active_parameters,
-    active_parameters__by_word,
-    run_stack,
-    run_stack__reused_name,
-)
+from dsv3_mini.course.exercises.lesson_08.active import active_parameters, active_parameters__by_word
+from dsv3_mini.course.exercises.lesson_08.residual_stream import run_stack, run_stack__reused_name
 from dsv3_mini.course.showcase import Exhibit
 from dsv3_mini.interop.names import disk_layout
 from dsv3_mini.model.count import count_parameters
