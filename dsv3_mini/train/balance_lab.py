@@ -66,7 +66,7 @@ def run_lab(
 
 
 def live_lab(cache: str | Path, steps: int = 100, seed: int = 0, say: Say = print) -> dict[str, Any]:
-    """A short `run_lab` to watch: one seed, few steps, little held-out text. About a minute on two free cores."""
+    """A short `run_lab` to watch: one seed, few steps, little held-out text. A few minutes on two free cores."""
     return run_lab(cache, steps=steps, seeds=(seed,), evaluations=1, eval_bytes=20_000, say=say)
 
 

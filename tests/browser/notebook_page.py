@@ -12,13 +12,16 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page, Route
 
-# Waits until the notebook in front and its kernel are ready; `app` and `panel` are then known to the other snippets.
-READY = """async () => {
+# Waits until the notebook is in front and its kernel is ready. A page of before may come back first: Lab remembers what
+# was open. After a minute it gives the path of whatever is in front.
+READY = """async path => {
     const pause = () => new Promise(done => setTimeout(done, 50));
     while (!window.jupyterapp) await pause();
     const app = window.jupyterapp;
     await app.restored;
-    while (!app.shell.currentWidget?.context?.sessionContext) await pause();
+    const context = () => app.shell.currentWidget?.context;
+    for (let tries = 0; tries < 1200 && context()?.path !== path; tries++) await pause();
+    if (!context()?.sessionContext) return context()?.path ?? "nothing";
     const panel = app.shell.currentWidget;
     await panel.context.ready;
     await panel.context.sessionContext.ready;
@@ -81,7 +84,7 @@ class NotebookPage:
 
     def open(self, path: str) -> None:
         self.page.goto(f"{self.server}/lab/tree/{path}")
-        opened = self.page.evaluate(READY)
+        opened = self.page.evaluate(READY, path)
         assert opened == path, f"asked for {path}, Lab opened {opened}"
 
     def python(self, code: str) -> Any:
