@@ -618,6 +618,7 @@ def latent_scores(q_latent, q_r, memory, nope_dim):
 exercise("5.2").check(latent_scores)
 
 
+# %% tags=["exercise"]
 # Exercise 5.3 (8 minutes): from the shares to the heads' outputs, side by side as o_proj wants them.
 # The checker also counts operations: nothing may be rebuilt for each token of the past. V and N differ here.
 def latent_output(shares, memory, kv_b, value_dim):
@@ -630,6 +631,7 @@ def latent_output(shares, memory, kv_b, value_dim):
 exercise("5.3").check(latent_output)
 
 
+# %% tags=["exercise"]
 # Exercise 5.4 (8 minutes): operations (a multiplication and an addition are two) that one new token costs
 # between its query and the output of its heads, in one layer, absorbed: absorb, scores, sum, W^UV.
 def absorbed_flops(cfg, context):
@@ -640,6 +642,8 @@ def absorbed_flops(cfg, context):
 # %% tags=["check"]
 # Stuck? exercise("5.4").hint(), and in the end exercise("5.4").solution()
 exercise("5.4").check(absorbed_flops)
+
+# %% tags=["exercise"]
 # Exercise 5.5 (8 minutes): V3, 131,072 tokens in the memory, and several new tokens that read it at once (all of it).
 # From how many new tokens on does the expanded way take fewer operations than the absorbed one? decode_cost helps.
 break_even = ...  # your number
@@ -647,6 +651,8 @@ break_even = ...  # your number
 # %% tags=["check"]
 # Stuck? exercise("5.5").hint(), and in the end exercise("5.5").solution()
 exercise("5.5").check(break_even)
+
+# %% [markdown]
 # ## Bug museum
 #
 # ### Exhibit 5.A: the scale of what is multiplied

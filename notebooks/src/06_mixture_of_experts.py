@@ -552,6 +552,8 @@ def gates(scores, bias, top_k, scaling):
 # %% tags=["check"]
 # Stuck? exercise("6.2").hint(), and in the end exercise("6.2").solution()
 exercise("6.2").check(gates)
+
+# %% [markdown]
 # Some hardware wants slices whose height is a multiple of a fixed number. Then every slice is filled up with idle rows,
 # and no longer starts where the one before it ends.
 
@@ -572,6 +574,7 @@ def layout(ids, experts, multiple):
 exercise("6.3").check(layout)
 
 
+# %% tags=["exercise"]
 # Exercise 6.4 (5 minutes): add the results up. A token may have several rows, one, or none.
 def combine(rows, token, weights, tokens):
     """rows [M, D], in any order; token [M], whose row it is; weights [M] -> sums [tokens, D]."""
@@ -583,6 +586,7 @@ def combine(rows, token, weights, tokens):
 exercise("6.4").check(combine)
 
 
+# %% tags=["exercise"]
 # Exercise 6.5 (10 minutes): the whole layer. No bias here, and no residual: the block adds that.
 def moe(x, scores, top_k, scaling, experts, shared):
     """x [N, D], scores [N, E], experts: a list of E functions [n, D] -> [n, D], shared: one more -> [N, D]."""
@@ -592,6 +596,8 @@ def moe(x, scores, top_k, scaling, experts, shared):
 # %% tags=["check"]
 # Stuck? exercise("6.5").hint(), and in the end exercise("6.5").solution()
 exercise("6.5").check(moe)
+
+# %% [markdown]
 # In V3 the experts of a layer are spread over many GPUs. Each computes its part for the tokens that it is sent; the
 # parts are added up.
 
@@ -606,6 +612,8 @@ def local_part(x, ids, weights, first, experts):
 # %% tags=["check"]
 # Stuck? exercise("6.6").hint(), and in the end exercise("6.6").solution()
 exercise("6.6").check(local_part)
+
+# %% [markdown]
 # ## Bug museum
 #
 # ### Exhibit 6.A: the factor on the shared expert

@@ -595,7 +595,8 @@ def imbalance(counts):
 
 
 # %% tags=["check"]
-exercise("7.1").check(imbalance)  # stuck? exercise("7.1").hint(), then .solution()
+# Stuck? exercise("7.1").hint(), and in the end exercise("7.1").solution()
+exercise("7.1").check(imbalance)
 
 # %% [markdown]
 # A step may be cut into several micro-batches, to save memory. The report counts the load over the whole batch of the

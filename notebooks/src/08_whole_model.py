@@ -710,6 +710,7 @@ def run_stack(x, layers):
 exercise("8.2").check(run_stack)
 
 
+# %% tags=["exercise"]
 # Exercise 8.3 (15 minutes): active parameters of any checkpoint, by the names of its tensors.
 def active_parameters(shapes, config):
     """shapes: name on disk -> shape (a tuple). MTP modules and the input embedding are not counted.
@@ -724,6 +725,7 @@ def active_parameters(shapes, config):
 exercise("8.3").check(active_parameters)
 
 
+# %% tags=["exercise"]
 # Exercise 8.4 (5 minutes): from memory to disk, the other way than above, for the experts of one layer.
 def split_experts(gate_up, down, layer):
     """gate_up [E, 2F, D], down [E, D, F] -> a dict of name on disk -> tensor."""
@@ -735,6 +737,7 @@ def split_experts(gate_up, down, layer):
 exercise("8.4").check(split_experts)
 
 
+# %% tags=["exercise"]
 # Exercise 8.5 (10 minutes): two models disagree. In which layer do they part?
 def first_difference(ours, theirs, x, tolerance):
     """ours, theirs: lists of functions, each model runs its own from x on -> number of the first layer behind which
@@ -745,6 +748,8 @@ def first_difference(ours, theirs, x, tolerance):
 # %% tags=["check"]
 # Stuck? exercise("8.5").hint(), and in the end exercise("8.5").solution()
 exercise("8.5").check(first_difference)
+
+# %% [markdown]
 # ## Bug museum
 #
 # ### Exhibit 8.A: the residual from the normalised input

@@ -540,6 +540,7 @@ def join(embedded, state, e_weight, h_weight, eh_proj):
 exercise("9.2").check(join)
 
 
+# %% tags=["exercise"]
 # Exercise 9.3 (12 minutes): the loss of Eq. 24 and 25, for a batch of texts and any number of depths.
 def mtp_loss(logits, targets, weight):
     """logits: a list, [B, T - k, V] for depth k = 1, 2, ...; targets [B, T], of the main model; weight: lambda
@@ -550,6 +551,8 @@ def mtp_loss(logits, targets, weight):
 # %% tags=["check"]
 # Stuck? exercise("9.3").hint(), and in the end exercise("9.3").solution()
 exercise("9.3").check(mtp_loss)
+
+# %% [markdown]
 # Packed rows, several documents in each. Every document ends with an end token, which belongs to it.
 
 
@@ -563,6 +566,8 @@ def inside(text, eos, depth):
 # %% tags=["check"]
 # Stuck? exercise("9.4").hint(), and in the end exercise("9.4").solution()
 exercise("9.4").check(inside)
+
+# %% [markdown]
 # Modules of depth 1, 2, ... write one draft each. The main model checks them in order, keeps those before the first one
 # that is wrong, and adds one token of its own, which always counts.
 
@@ -577,6 +582,8 @@ def tokens_per_step(acceptance):
 # %% tags=["check"]
 # Stuck? exercise("9.5").hint(), and in the end exercise("9.5").solution()
 exercise("9.5").check(tokens_per_step)
+
+# %% [markdown]
 # ## Bug museum
 #
 # ### Exhibit 9.A: the module is given its own target
