@@ -21,6 +21,7 @@ from typing import Any
 import matplotlib as mpl
 import nbformat
 import pytest
+import torch
 from nbformat import NotebookNode
 
 from dsv3_mini.course import exercise, exercises_of, exhibits_of
@@ -369,7 +370,7 @@ def test_setup_can_run_twice_and_knows_the_wrong_kernel(twin: Path, monkeypatch:
     setup = next(cell for cell in build.read_twin(twin).cells if cell.cell_type == "code")
     assert tags_of(setup) == ["setup"]
     monkeypatch.chdir(build.NOTEBOOKS)
-    with mpl.rc_context():
+    with mpl.rc_context(), torch.enable_grad():  # some lessons switch gradients off; the tests that follow want them
         space: dict[str, object] = {}
         exec(setup.source, space)
         exec(setup.source, space)
