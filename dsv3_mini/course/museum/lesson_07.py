@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dsv3_mini.course.exercises.lesson_07 import (
+from dsv3_mini.course.exercises.lesson_07.node_limited_gates import (
     node_limited_gates,
     node_limited_gates__masked_with_zero,
-    updated_bias,
-    updated_bias__wrong_sign,
 )
+from dsv3_mini.course.exercises.lesson_07.updated_bias import updated_bias, updated_bias__wrong_sign
 from dsv3_mini.course.showcase import Exhibit
 from dsv3_mini.model.balance import max_violation
 from dsv3_mini.viz import style
