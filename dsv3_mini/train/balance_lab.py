@@ -3,7 +3,7 @@
 A run is one folder below `cache`, an ordinary training run. A finished one is read instead of trained again and one
 that was interrupted is continued, so a laboratory of an hour may be stopped and started at will. What comes out is
 plain JSON: `data/results/balance_lab.json` is that of the report's question (`balance_ways`, after Table 5 and
-§4.5.3), `bias_speed.json` that of the speed gamma; lessons load them (`load_lab`) and run a short one live.
+§4.5.3), `bias_speed.json` that of the speed gamma; lessons load them (`load_lab`).
 
 MaxVio is (busiest expert - mean) / mean. Here it is said of two loads: of the tokens of one step, averaged over
 steps, which is what a machine feels; and of all tokens of the last fifth of the run together, which leaves out the
@@ -63,11 +63,6 @@ def run_lab(
             cfg = balanced(dataclasses.replace(base, seed=seed), way, alpha=alpha)
             records.append({"way": way, **run_one(cache, cfg, f"{way}{_strength(way, alpha)}", say)})
     return {"alpha": alpha, **_shared(base, seeds), "runs": records, "summary": summarise(records, "way")}
-
-
-def live_lab(cache: str | Path, steps: int = 100, seed: int = 0, say: Say = print) -> dict[str, Any]:
-    """A short `run_lab` to watch: one seed, few steps, little held-out text. A few minutes on two free cores."""
-    return run_lab(cache, steps=steps, seeds=(seed,), evaluations=1, eval_bytes=20_000, say=say)
 
 
 def run_speeds(

@@ -20,13 +20,13 @@
 # Set-up: run this cell first. It is safe to run again.
 try:
     import tempfile
+    from pathlib import Path
 
     import torch
 
     from dsv3_mini import ModelConfig, load_pretrained
     from dsv3_mini.course import exercise, exhibit, predict
     from dsv3_mini.course.prediction import Sketch
-    from dsv3_mini.errors import InputError
     from dsv3_mini.model.balance import (
         batch_balance_loss,
         max_violation,
@@ -36,11 +36,12 @@ try:
     from dsv3_mini.model.router import Router
     from dsv3_mini.model.transformer import DeepSeekV3
     from dsv3_mini.paths import data_dir
-    from dsv3_mini.train.balance_lab import curve, live_lab, load_lab
-    from dsv3_mini.train.balance_ways import WAYS
+    from dsv3_mini.train.balance_lab import curve, load_lab
+    from dsv3_mini.train.balance_ways import LOSS_ALPHA, WAYS
     from dsv3_mini.train.checkpoint import latest_checkpoint
     from dsv3_mini.train.corpus import embedded_corpus
     from dsv3_mini.train.evaluate import select_documents
+    from dsv3_mini.train.routing_log import RoutingRecorder
     from dsv3_mini.train.specialisation import (
         chance_effect,
         effect,
@@ -53,6 +54,7 @@ try:
     from dsv3_mini.viz.gate_stepper import GateStepper
     from dsv3_mini.viz.idea_graph import draw_idea_graph
     from dsv3_mini.viz.picture import Picture
+    from dsv3_mini.viz.routing_explorer import RoutingExplorer
 except ModuleNotFoundError as missing:
     raise ImportError(
         f"this kernel has no module {missing.name!r}: it is not the kernel of the course. "
@@ -458,89 +460,122 @@ for name, batch in texts.items():
 # The report names both as the price of its method (§4.5.3).
 
 # %% [markdown]
-# ### A short training, with and without
+### A short training, four ways
 #
-# A fresh `nano`, the same text in the same order, once without any balancing and once with the bias. It is too short to
-# say which model becomes better; it is long enough to see what the routers do.
+# A fresh `nano`, the same text in the same order, four times: with nothing that balances, with one of the two losses
+# (at the strength that the laboratory of the package uses), and with the bias. It is too short to say which model
+# becomes better; it is long enough to see what the routers do.
 
 
 # %%
-def short_training(speed, steps=40, sequences=8, length=64):
-    """MaxVio of every step and layer [steps, L]."""
+SPEED = 0.02  # of the bias: faster than in a whole run, since these have so few steps
+
+
+def short_training(way, steps=40, sequences=8, length=64):
+    """MaxVio of every step [steps], its routing snapshots, and the model."""
     torch.manual_seed(0)
-    fresh = DeepSeekV3(ModelConfig.preset("nano", num_nextn_predict_layers=0))
+    fresh = DeepSeekV3(
+        ModelConfig.preset(
+            "nano",
+            num_nextn_predict_layers=0,
+            balance_loss_alpha=LOSS_ALPHA if way == "sequence" else 0.0,
+            batch_balance_loss_alpha=LOSS_ALPHA if way == "batch" else 0.0,
+        )
+    )
     optimizer = torch.optim.AdamW(fresh.parameters(), lr=3e-3, betas=(0.9, 0.95))
+    folder = Path(snapshots.name, way)
+    folder.mkdir(exist_ok=True)
+    recorder = RoutingRecorder(folder, fresh, every=1, last_step=steps)
     violation = []
-    for _step in range(steps):
+    for step in range(1, steps + 1):
         starts = torch.randint(len(training) - length - 1, (sequences,)).tolist()
         rows = torch.stack([training[start : start + length + 1] for start in starts])
+        recorder.before(step)
         result = fresh(rows[:, :-1], rows[:, 1:], keep_logits=False)
+        recorder.after(result.expert_counts)
+        losses = result.losses
+        total = losses["main"]
+        if way in ("sequence", "batch"):
+            total = total + LOSS_ALPHA * losses["balance" if way == "sequence" else "batch_balance"]
         optimizer.zero_grad()
-        result.losses["main"].backward()
+        total.backward()
         optimizer.step()
-        update_routing_bias(fresh.routers, result.expert_counts, speed)
+        if way == "bias":
+            update_routing_bias(fresh.routers, result.expert_counts, SPEED)
         violation.append(max_violation(result.expert_counts))
-    return torch.stack(violation)
+    recorder.close()
+    return torch.stack(violation).mean(1), folder, fresh
 
 
 training = torch.tensor(
     [t for d in select_documents(corpus.train, 200_000) for t in tokenizer.encode(d.text)]
 )
-runs = {"without balancing": short_training(0.0), "with the bias": short_training(0.02)}
-for name, values in runs.items():
+snapshots = tempfile.TemporaryDirectory()
+runs = {way: short_training(way) for way in WAYS}
+for way, (values, _, _) in runs.items():
     print(
-        f"{name:18} worst step: MaxVio {values.mean(1).max():.2f}, mean of the last ten steps {values[-10:].mean():.2f}"
+        f"{WAYS[way]:20} worst step: MaxVio {values.max():.2f}, mean of the last ten steps {values[-10:].mean():.2f}"
     )
 
 figure = Picture(*style.SIZE, layout="constrained")
 axes = figure.subplots()
-for (name, values), colour, line in zip(
-    runs.items(), (style.VERMILLION, style.BLUE), ("--", "-"), strict=True
-):
-    axes.plot(values.mean(1), color=colour, linestyle=line)
-    style.label_line(axes, len(values) - 1, values.mean(1)[-1].item(), name, colour)
-axes.set(xlabel="step", ylabel="MaxVio, mean of the layers", xlim=(0, 52), ylim=(0, 3))
+for (way, (values, _, _)), (colour, line, _) in zip(runs.items(), style.STYLES, strict=False):
+    axes.plot(values, color=colour, linestyle=line, label=WAYS[way])
+axes.set(xlabel="step", ylabel="MaxVio, mean of the layers", ylim=(0, None))
+axes.legend()
 figure
 
 # %% [markdown]
-# *In words: MaxVio over the steps of the two runs; the lines above give its peak and where it ended.*
+# *In words: MaxVio over the steps of the four runs; the lines above give the peak of each and where it ended.*
 #
-# One seed, few steps, small batches: a picture and no proof. The laboratory of the package trains four ways to the end
-# (nothing, either loss, the bias) over several seeds. If its results have been kept here, this cell shows them; with
-# `LIVE = True` it trains a short version of all four first, which takes some minutes.
+# Each run also left a snapshot of its routing at every step. Here is the one with the bias: press *Play* under "The
+# training run", or move its slider, and watch a busy expert's bias go down and its load follow. Then put `"none"` into
+# the first line.
 
 # %%
-LIVE = False
+_, folder, trained = runs["bias"]
+scrubber = RoutingExplorer(
+    trained, tokenizer, text="for name in names:\n    print(name)", run=folder
+)
+print(scrubber.summary())
+scrubber
 
-lab = None
-if LIVE:
-    with tempfile.TemporaryDirectory() as cache:
-        lab = live_lab(cache)
-else:
-    try:
-        lab = load_lab()
-    except InputError:
-        print("No results of the balance laboratory are kept here; LIVE = True makes a short one.")
-figure = None
-if lab is not None:
-    print(
-        f"{lab['steps']} steps, seeds {lab['seeds']}; the last fifth of the run, and held-out text"
-    )
-    for way, found in lab["summary"].items():
+# %% [markdown]
+# One seed, few steps, small batches: a picture and no proof. The laboratory of the package trained the same four ways
+# longer and with several seeds, and measured held-out text as well. What it found was kept, and here it is. Before you
+# run the cell: which of the four do you expect to model text best?
+
+# %%
+lab = load_lab()
+print(f"{lab['steps']} steps, seeds {lab['seeds']}; MaxVio of the last fifth, and held-out text")
+
+
+def print_summary(summary, remark=""):
+    for way, found in summary.items():
         even, bits = found["maxvio_last_fifth"], found["bits_per_byte"]["all"]
         print(
-            f"{WAYS[way]:20} MaxVio {even['mean']:.2f} ({even['low']:.2f} to {even['high']:.2f}), "
+            f"{WAYS[way] + remark:26} MaxVio {even['mean']:.2f} ({even['low']:.2f} to {even['high']:.2f}), "
             f"bits per byte {bits['mean']:.3f} ({bits['low']:.3f} to {bits['high']:.3f})"
         )
-    figure = Picture(*style.SIZE, layout="constrained")
-    axes = figure.subplots()
-    for (way, name), (colour, line, _) in zip(WAYS.items(), style.STYLES, strict=False):
-        points = curve(lab, way)
-        axes.plot(points["steps"], points["mean"], color=colour, linestyle=line, label=name)
-        axes.fill_between(points["steps"], points["low"], points["high"], color=colour, alpha=0.2)
-    axes.set(xlabel="step", ylabel="MaxVio, mean of the layers")
-    axes.legend()
+
+
+print_summary(lab["summary"])
+print_summary(
+    lab["stronger"]["summary"], remark=f", x{lab['stronger']['alpha'] / lab['alpha']:.0f}"
+)
+figure = Picture(*style.SIZE, layout="constrained")
+axes = figure.subplots()
+for (way, name), (colour, line, _) in zip(WAYS.items(), style.STYLES, strict=False):
+    points = curve(lab, way)
+    axes.plot(points["steps"], points["mean"], color=colour, linestyle=line, label=name)
+    axes.fill_between(points["steps"], points["low"], points["high"], color=colour, alpha=0.2)
+axes.set(xlabel="step", ylabel="MaxVio, mean of the layers", ylim=(0, None))
+axes.legend()
 figure
+
+# %% [markdown]
+# *In words: MaxVio over the steps of the kept runs, mean of the layers; each band goes from the lowest to the highest
+# seed.*
 
 # %% [markdown]
 # ### Topic or spelling?
@@ -666,6 +701,51 @@ exhibit("7.B").run()
 
 # %%
 exhibit("7.B").diagnose()
+
+# %% [markdown]
+# ### Exhibit 7.C: a bias with a say in the result
+
+# %%
+exhibit("7.C").show()
+
+# %% tags=["predict"]
+exhibit("7.C").predict()
+
+# %%
+exhibit("7.C").run()
+
+# %%
+exhibit("7.C").diagnose()
+
+# %% [markdown]
+# ### Exhibit 7.D: a group with one star
+
+# %%
+exhibit("7.D").show()
+
+# %% tags=["predict"]
+exhibit("7.D").predict()
+
+# %%
+exhibit("7.D").run()
+
+# %%
+exhibit("7.D").diagnose()
+
+# %% [markdown]
+# ### Exhibit 7.E: a loss that only watches
+
+# %%
+exhibit("7.E").show()
+
+# %% tags=["predict"]
+exhibit("7.E").predict()
+
+# %%
+exhibit("7.E").run()
+
+# %%
+exhibit("7.E").diagnose()
 
 # %% [markdown]
 # ## What the report says

@@ -28,10 +28,11 @@ try:
     from dsv3_mini.course.facts import load_facts
     from dsv3_mini.model.count import count_parameters
     from dsv3_mini.paths import data_dir
+    from dsv3_mini.train.balance_lab import load_lab
     from dsv3_mini.train.checkpoint import latest_checkpoint
     from dsv3_mini.train.data import load_corpus
     from dsv3_mini.train.evaluate import select_documents
-    from dsv3_mini.train.mtp_effect import draft_agreement
+    from dsv3_mini.train.mtp_effect import ARMS, draft_agreement
     from dsv3_mini.train.schedule import REPORT_TOKENS, mtp_weight
     from dsv3_mini.train.token_data import IGNORE, held_out_windows
     from dsv3_mini.train.tokenizer import Tokenizer
@@ -636,6 +637,33 @@ for fact in load_facts():
 # The gains are not everywhere the same. In the large model HumanEval rises from 44.5 to 53.7, and MMLU falls from 67.5
 # to 66.6. The bits per byte on Pile-test hardly move: 0.658 and 0.657. The table has one number for each model and
 # test, and no spread, so small differences in it say little.
+#
+# And in a model as small as ours? `nano` was trained four ways: with the loss; with the module but a weight of zero;
+# without the module; and without it for equally *long*, with more steps, since a step without the module is cheaper.
+# Each was trained with several seeds, and the arms of a seed start from the same draw of weights and see the same
+# batches. Will the second target help the first? Will it still when time is what counts?
+
+# %%
+kept = load_lab("mtp_effect")
+print(
+    f"{kept['steps']} steps, seeds {kept['seeds']}; a step with the module takes {kept['time_ratio']:.2f} times as long"
+)
+print("held-out bits per byte of the main head:")
+for arm, found in kept["summary"].items():
+    bits = found["bits_per_byte"]["all"]
+    print(f"  {ARMS[arm]:28} {bits['mean']:.3f}  ({bits['low']:.3f} to {bits['high']:.3f})")
+for arm, differences in kept["bits_per_byte_mtp_minus"].items():
+    better = sum(difference < 0 for difference in differences)
+    print(f"with the MTP loss, better than {ARMS[arm]!r}: {better} of {len(differences)} seeds")
+    print("    differences by seed:", " ".join(f"{difference:+.3f}" for difference in differences))
+print("greedy agreement of the module with the main head:")
+for arm in ("mtp", "weight 0"):
+    shares = [run["agreement"]["all"] for run in kept["runs"] if run["arm"] == arm]
+    print(f"  {ARMS[arm]:28} {min(shares):.0%} to {max(shares):.0%}")
+
+# %% [markdown]
+# Compare the differences with the spread between seeds before you believe them. What is beyond doubt is the last pair
+# of lines: a module that never learned makes no drafts.
 #
 # * **§2.2, Eq. 21 to 25** is the module and its loss. As motives it names a denser training signal, and that the model
 #   may plan its representations ahead. These are reasons to try it, not measurements.

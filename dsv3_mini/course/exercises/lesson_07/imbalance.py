@@ -6,7 +6,7 @@ import torch
 from torch import Generator
 
 from dsv3_mini.course.checking import Case, Exercise, Mistake
-from dsv3_mini.course.exercises.lesson_07.inputs import _whole
+from dsv3_mini.course.exercises.lesson_07.inputs import whole
 
 
 def imbalance(counts):
@@ -16,9 +16,9 @@ def imbalance(counts):
 
 
 def _counts(generator: Generator) -> list[Case]:
-    layers, experts = _whole(generator, 2, 4), _whole(generator, 6, 12)
+    layers, experts = whole(generator, 2, 4), whole(generator, 6, 12)
     counts = torch.randint(1, 200, (layers, experts), generator=generator)
-    even = torch.full((layers + 1, experts), _whole(generator, 5, 50))
+    even = torch.full((layers + 1, experts), whole(generator, 5, 50))
     return [
         Case((counts,), note=f"{layers} layers of {experts} experts"),
         Case((even,), note="every expert equally busy"),

@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from dsv3_mini.course.checking import Case, Exercise, Mistake
-from dsv3_mini.course.exercises.lesson_07.inputs import _scores, _whole
+from dsv3_mini.course.exercises.lesson_07.inputs import random_scores, whole
 
 
 def node_limited_gates(scores, bias, groups, kept, top_k):
@@ -31,6 +31,28 @@ def node_limited_gates__masked_with_zero(scores, bias, groups, kept, top_k):
     return gates / gates.sum(-1, keepdim=True)
 
 
+def node_limited_gates__bias_in_the_weights(scores, bias, groups, kept, top_k):
+    by_group = (scores + bias).unflatten(-1, (groups, -1))  # [N, G, E/G]
+    group_scores = by_group.topk(2, dim=-1).values.sum(-1)  # [N, G]: the two best of each
+    best = group_scores.topk(kept, dim=-1).indices
+    allowed = torch.zeros_like(group_scores, dtype=torch.bool).scatter(-1, best, True)
+    biased = by_group.masked_fill(~allowed[..., None], float("-inf")).flatten(-2)  # [N, E]
+    values, ids = biased.topk(top_k, dim=-1)
+    gates = torch.zeros_like(scores).scatter(-1, ids, values)
+    return gates / gates.sum(-1, keepdim=True)
+
+
+def node_limited_gates__best_expert_of_a_group(scores, bias, groups, kept, top_k):
+    by_group = (scores + bias).unflatten(-1, (groups, -1))  # [N, G, E/G]
+    group_scores = by_group.amax(-1)  # [N, G]: the best of each
+    best = group_scores.topk(kept, dim=-1).indices
+    allowed = torch.zeros_like(group_scores, dtype=torch.bool).scatter(-1, best, True)
+    biased = by_group.masked_fill(~allowed[..., None], float("-inf")).flatten(-2)  # [N, E]
+    ids = biased.topk(top_k, dim=-1).indices
+    gates = torch.zeros_like(scores).scatter(-1, ids, scores.gather(-1, ids))
+    return gates / gates.sum(-1, keepdim=True)
+
+
 def _best_two(by_group: Tensor) -> Tensor:
     return by_group.topk(2, dim=-1).values.sum(-1)
 
@@ -39,7 +61,6 @@ def _limited(
     rank=_best_two,
     rank_by=None,
     choose_by=None,
-    weigh_by=None,
     limit=True,
     largest=True,
     normalise=True,
@@ -56,8 +77,7 @@ def _limited(
         by_group = (biased if choose_by is None else choose_by(scores, bias)).unflatten(-1, (groups, -1))
         masked = (by_group.masked_fill(~allowed[..., None], closed) if limit else by_group).flatten(-2)
         ids = masked.topk(top_k, dim=-1).indices
-        values = scores if weigh_by is None else weigh_by(scores, bias)
-        gates = torch.zeros_like(scores).scatter(-1, ids, values.gather(-1, ids))
+        gates = torch.zeros_like(scores).scatter(-1, ids, scores.gather(-1, ids))
         return gates / gates.sum(-1, keepdim=True) if normalise else gates
 
     return wrong
@@ -80,10 +100,10 @@ def _gate_cases(generator: Generator) -> list[Case]:
         (1, 1.0, "one token"),
     )
     for tokens, shift, note in settings:
-        groups, size = _whole(generator, 4, 5), _whole(generator, 4, 6)
-        scores = _scores(generator, tokens, groups * size)
+        groups, size = whole(generator, 4, 5), whole(generator, 4, 6)
+        scores = random_scores(generator, tokens, groups * size)
         bias = torch.randn(groups * size, generator=generator) / 5 + shift
-        cases.append(Case((scores, bias, groups, 2, _whole(generator, 3, 5)), note=note))
+        cases.append(Case((scores, bias, groups, 2, whole(generator, 3, 5)), note=note))
     return cases
 
 
@@ -110,7 +130,7 @@ NODE_LIMITED_GATES = Exercise(
         ),
         Mistake(
             "group score by the maximum",
-            _limited(rank=lambda g: g.amax(-1)),
+            node_limited_gates__best_expert_of_a_group,
             "A group counts as its single best expert. It should count as its two best together: a token that goes "
             "there can use more than one.",
         ),
@@ -127,7 +147,7 @@ NODE_LIMITED_GATES = Exercise(
         ),
         Mistake(
             "bias in the gate weights",
-            _limited(weigh_by=lambda s, b: s + b),
+            node_limited_gates__bias_in_the_weights,
             "The choice is right, but the gates are made of biased scores. The bias has no say in how much an expert "
             "counts.",
         ),

@@ -8,13 +8,22 @@ import torch
 from torch import Generator, Tensor
 
 from dsv3_mini.course.checking import Case, Exercise, Mistake
-from dsv3_mini.course.exercises.lesson_07.inputs import _whole
+from dsv3_mini.course.exercises.lesson_07.inputs import whole
 
 
 def sequence_loss(scores, top_k):
     tokens, experts = scores.shape[1:]
     chosen = torch.zeros_like(scores).scatter(-1, scores.topk(top_k, dim=-1).indices, 1.0)
     f = chosen.sum(1) * experts / (top_k * tokens)  # [B, E], Eq. 18: a count, no gradient
+    p = (scores / scores.sum(-1, keepdim=True)).mean(1)  # [B, E], Eq. 19 and 20
+    return (f * p).sum(-1).mean()
+
+
+@torch.no_grad()  # a count has no gradient
+def sequence_loss__detached(scores, top_k):
+    tokens, experts = scores.shape[1:]
+    chosen = torch.zeros_like(scores).scatter(-1, scores.topk(top_k, dim=-1).indices, 1.0)
+    f = chosen.sum(1) * experts / (top_k * tokens)  # [B, E], Eq. 18
     p = (scores / scores.sum(-1, keepdim=True)).mean(1)  # [B, E], Eq. 19 and 20
     return (f * p).sum(-1).mean()
 
@@ -46,13 +55,13 @@ def _tokenwise(scores, top_k):
 def _loss_cases(generator: Generator) -> list[Case]:
     cases = []
     for sequences, tokens, note in (
-        (_whole(generator, 2, 4), _whole(generator, 5, 9), ""),
+        (whole(generator, 2, 4), whole(generator, 5, 9), ""),
         (1, 1, "one sequence of one token"),
     ):
-        experts = _whole(generator, 10, 14)
+        experts = whole(generator, 10, 14)
         liking = torch.randn(sequences, 1, experts, generator=generator)  # each sequence has its favourites
         scores = (torch.randn(sequences, tokens, experts, generator=generator) + 2 * liking).sigmoid()
-        cases.append(Case((scores, _whole(generator, 3, 5)), note=note))
+        cases.append(Case((scores, whole(generator, 3, 5)), note=note))
     return cases
 
 
@@ -81,7 +90,7 @@ SEQUENCE_LOSS = Exercise(
     mistakes=(
         Mistake(
             "detached",
-            lambda scores, top_k: sequence_loss(scores.detach(), top_k),
+            sequence_loss__detached,
             "The value is right, and no gradient reaches the scores: the loss can be watched, but it teaches nothing. "
             "Is P computed inside no_grad, from detached scores, or is the loss turned into a plain number?",
         ),

@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from dsv3_mini.course.checking import Case, Exercise, Mistake
-from dsv3_mini.course.exercises.lesson_07.inputs import _whole
+from dsv3_mini.course.exercises.lesson_07.inputs import whole
 
 
 def updated_bias(bias, counts, speed):
@@ -71,14 +71,14 @@ def _idle_only(bias, counts, speed):
 
 def _step_cases(generator: Generator) -> list[Case]:
     cases = []
-    for micro in (2 * _whole(generator, 1, 2), 1):  # 2 or 4: a mean over micro-batches is exact, and as right as a sum
-        layers, experts = _whole(generator, 2, 4), _whole(generator, 6, 11)
+    for micro in (2 * whole(generator, 1, 2), 1):  # 2 or 4: a mean over micro-batches is exact, and as right as a sum
+        layers, experts = whole(generator, 2, 4), whole(generator, 6, 11)
         counts = torch.randint(0, 60, (micro, layers, experts), generator=generator)
         counts[:, -1] *= 3  # layers need not see the same number
         counts[-1, 0] += 200 - counts[:, 0].sum(0)  # layer 0 is even over the step, not in each micro-batch
         bias = torch.randn(layers, experts, generator=generator) / 10
         note = "one micro-batch" if micro == 1 else f"{micro} micro-batches"
-        cases.append(Case((bias, counts, _whole(generator, 1, 9) / 100), note=f"{note}, the first layer even"))
+        cases.append(Case((bias, counts, whole(generator, 1, 9) / 100), note=f"{note}, the first layer even"))
     return cases
 
 
