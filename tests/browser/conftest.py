@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 120
@@ -80,19 +80,26 @@ def lab_server(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Itera
         process.wait(60)
 
 
-@pytest.fixture
-def page(chromium: str) -> Iterator[Page]:
-    """A fresh page. Browser and driver end with the test: a playwright left open keeps an event loop running."""
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    """One browser for a module. It ends with it: a playwright left open keeps an event loop running."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=BROWSER_ARGUMENTS)
         try:
-            page = browser.new_page()
-            page.set_default_timeout(START_SECONDS * 1000)
-            yield page
+            yield browser
         finally:
             browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A fresh page."""
+    page = browser.new_page()
+    page.set_default_timeout(START_SECONDS * 1000)
+    yield page
+    page.close()
 
 
 def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:

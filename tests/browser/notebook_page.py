@@ -6,6 +6,7 @@ Every request of the page is counted, and one that wants to leave this machine i
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -64,6 +65,9 @@ RUN_ALL = """async () => {
 SCROLL = "number => window.jupyterapp.shell.currentWidget.content.scrollToItem(number)"
 
 
+ANSWER_SECONDS = 60  # for a message from the page to Python
+
+
 class NotebookPage:
     """One notebook in one page."""
 
@@ -94,6 +98,13 @@ class NotebookPage:
             return json.loads(printed)
         except ValueError:
             raise AssertionError(f"{code!r} printed {printed!r}") from None
+
+    def eventually(self, expression: str, wanted: Any) -> None:
+        """Ask the kernel until `expression` has the value: a message of the page may still be on its way to it."""
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while (value := self.python(f"import json; print(json.dumps({expression}))")) != wanted:
+            assert time.monotonic() < deadline, f"{expression} is {value!r}, not {wanted!r}"
+            time.sleep(0.05)
 
     def run_all(self) -> None:
         errors = self.page.evaluate(RUN_ALL)

@@ -6,21 +6,18 @@ One page for all tests of this file, in the order in which a learner would do th
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from dsv3_mini.course import exercise
 from dsv3_mini.lab import FIRST_LESSON
 
-from .conftest import BROWSER_ARGUMENTS
 from .notebook_page import SOURCES, NotebookPage
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Locator
+    from playwright.sync_api import Browser, Locator
 
     from .conftest import LabServer
 
@@ -28,26 +25,18 @@ pytestmark = pytest.mark.browser
 
 EXERCISE = "0.1"
 RUN_SECONDS = 240  # for all cells, on a busy machine
-ANSWER_SECONDS = 60  # for a message from the page to Python
 
 
 @pytest.fixture(scope="module")
-def lesson(lab_server: LabServer, chromium: str) -> Iterator[NotebookPage]:
+def lesson(lab_server: LabServer, browser: Browser) -> NotebookPage:
     """Lesson 00, all cells run once."""
-    from playwright.sync_api import sync_playwright
-
     lab_server.progress.unlink(missing_ok=True)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=BROWSER_ARGUMENTS)
-        try:
-            page = browser.new_page(viewport={"width": 1400, "height": 1000}, reduced_motion="reduce")
-            page.set_default_timeout(RUN_SECONDS * 1000)
-            opened = NotebookPage(page, lab_server.url)
-            opened.open(FIRST_LESSON)
-            opened.run_all()
-            yield opened
-        finally:
-            browser.close()
+    page = browser.new_page(viewport={"width": 1400, "height": 1000}, reduced_motion="reduce")
+    page.set_default_timeout(RUN_SECONDS * 1000)
+    opened = NotebookPage(page, lab_server.url)
+    opened.open(FIRST_LESSON)
+    opened.run_all()
+    return opened
 
 
 def graph_of(lesson: NotebookPage) -> Locator:
@@ -58,14 +47,6 @@ def graph_of(lesson: NotebookPage) -> Locator:
 
 def node(graph: Locator, name: str) -> Locator:
     return graph.locator(f'[data-testid="idea-node"][data-id="{name}"]')
-
-
-def eventually(lesson: NotebookPage, expression: str, wanted: Any) -> None:
-    """Ask the kernel until `expression` has the value: a message of the page may still be on its way to it."""
-    deadline = time.monotonic() + ANSWER_SECONDS
-    while (value := lesson.python(f"import json; print(json.dumps({expression}))")) != wanted:
-        assert time.monotonic() < deadline, f"{expression} is {value!r}, not {wanted!r}"
-        time.sleep(0.05)
 
 
 def number_of_cells(lesson: NotebookPage) -> int:
@@ -82,7 +63,7 @@ def test_every_cell_runs_and_nothing_is_attempted_yet(lesson: NotebookPage) -> N
 def test_a_click_on_an_idea_reaches_python_and_python_reaches_the_page(lesson: NotebookPage) -> None:
     graph = graph_of(lesson)
     node(graph, "mla").click()
-    eventually(lesson, "graph.selected", "mla")
+    lesson.eventually("graph.selected", "mla")
     assert "Multi-head Latent Attention" in graph.inner_text()
     lesson.python('graph.selected = "mtp"\nprint("null")')
     node(graph, "mtp").and_(lesson.page.locator('[aria-pressed="true"]')).wait_for()
@@ -91,9 +72,9 @@ def test_a_click_on_an_idea_reaches_python_and_python_reaches_the_page(lesson: N
 def test_the_wheel_zooms(lesson: NotebookPage) -> None:
     graph = graph_of(lesson)
     node(graph, "transformer_block").hover()
-    eventually(lesson, "graph.view['scale'] > 1", False)
+    lesson.eventually("graph.view['scale'] > 1", False)
     lesson.page.mouse.wheel(0, -300)
-    eventually(lesson, "graph.view['scale'] > 1", True)
+    lesson.eventually("graph.view['scale'] > 1", True)
 
 
 def test_the_graph_can_be_walked_by_keyboard_alone_and_keeps_its_keys(lesson: NotebookPage) -> None:
@@ -102,18 +83,18 @@ def test_the_graph_can_be_walked_by_keyboard_alone_and_keeps_its_keys(lesson: No
     node(graph, "mtp").focus()
     press = lesson.page.keyboard.press
     press("0")
-    eventually(lesson, "graph.view['scale']", 1)
+    lesson.eventually("graph.view['scale']", 1)
     press("Escape")  # closes the panel that is open, and the focus goes to its idea
-    eventually(lesson, "graph.selected", "")
+    lesson.eventually("graph.selected", "")
     node(graph, "transformer_block").focus()
     press("ArrowUp")
     press("Enter")
-    eventually(lesson, "graph.selected", "mla")
+    lesson.eventually("graph.selected", "mla")
     press("ArrowLeft")
     press("Enter")
-    eventually(lesson, "graph.selected", "rope_yarn")
+    lesson.eventually("graph.selected", "rope_yarn")
     press("Escape")
-    eventually(lesson, "graph.selected", "")
+    lesson.eventually("graph.selected", "")
     for key in "xdd":  # in Lab's command mode these cut and delete cells
         press(key)
     assert number_of_cells(lesson) == cells

@@ -14,8 +14,6 @@ from dsv3_mini.config import ModelConfig
 from dsv3_mini.paths import repo_root
 from dsv3_mini.viz.gate_stepper import GateStepper
 
-from .conftest import BROWSER_ARGUMENTS
-
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
@@ -58,16 +56,6 @@ def stepper(**traits: Any) -> GateStepper:
 
 
 Open = Callable[..., "Page"]
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=BROWSER_ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

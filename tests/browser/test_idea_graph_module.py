@@ -14,8 +14,6 @@ from dsv3_mini.course.idea_graph import load_idea_graph, needed_before
 from dsv3_mini.paths import data_dir
 from dsv3_mini.viz.idea_graph_widget import HERE, MAX_SCALE, IdeaGraph
 
-from .conftest import BROWSER_ARGUMENTS
-
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
@@ -53,17 +51,6 @@ MOUNT = """async ([state, source, css]) => {
     const module = await import(URL.createObjectURL(new Blob([source], {type: "text/javascript"})));
     window.end = module.default.render({model: window.model, el: document.querySelector("main")});
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    """One browser for this module; each test has a page of its own."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=BROWSER_ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

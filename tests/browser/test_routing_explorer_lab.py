@@ -6,7 +6,6 @@ steps through the gate of one token.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +17,10 @@ from dsv3_mini.config import ModelConfig
 from dsv3_mini.model.transformer import DeepSeekV3
 from dsv3_mini.train.routing_log import RoutingRecorder
 
-from .conftest import BROWSER_ARGUMENTS
 from .notebook_page import NotebookPage
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Locator
+    from playwright.sync_api import Browser, Locator
 
     from .conftest import LabServer
 
@@ -58,9 +56,7 @@ def write_run(run: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def notebook(lab_server: LabServer, chromium: str) -> Iterator[NotebookPage]:
-    from playwright.sync_api import sync_playwright
-
+def notebook(lab_server: LabServer, browser: Browser) -> NotebookPage:
     for name in ("run", "no_run"):
         (lab_server.root / name).mkdir()
     write_run(lab_server.root / "run")
@@ -68,17 +64,12 @@ def notebook(lab_server: LabServer, chromium: str) -> Iterator[NotebookPage]:
     # Without a kernel named in it, Lab would ask for one.
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), lab_server.root / NOTEBOOK)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=BROWSER_ARGUMENTS)
-        try:
-            page = browser.new_page(viewport={"width": 1300, "height": 1400}, reduced_motion="reduce")
-            page.set_default_timeout(RUN_SECONDS * 1000)
-            opened = NotebookPage(page, lab_server.url)
-            opened.open(NOTEBOOK)
-            opened.run_all()
-            yield opened
-        finally:
-            browser.close()
+    page = browser.new_page(viewport={"width": 1300, "height": 1400}, reduced_motion="reduce")
+    page.set_default_timeout(RUN_SECONDS * 1000)
+    opened = NotebookPage(page, lab_server.url)
+    opened.open(NOTEBOOK)
+    opened.run_all()
+    return opened
 
 
 def shown(notebook: NotebookPage, cell: int, testid: str = "routing-explorer") -> Locator:
@@ -87,20 +78,10 @@ def shown(notebook: NotebookPage, cell: int, testid: str = "routing-explorer") -
     return found
 
 
-def until(notebook: NotebookPage, code: str, expected: object) -> None:
-    """Asks the kernel until the message of the page has arrived there."""
-    for _ in range(100):
-        found = notebook.python(f"import json; print(json.dumps({code}))")
-        if found == expected:
-            return
-        notebook.page.wait_for_timeout(100)
-    raise AssertionError(f"{code} is {found!r}, not {expected!r}")
-
-
 def test_a_sentence_that_is_typed_is_routed(notebook: NotebookPage) -> None:
     explorer = shown(notebook, 0)
     explorer.get_by_test_id("routing-text").fill("Two cats and 42 dogs.")
-    until(notebook, "explorer.text", "Two cats and 42 dogs.")
+    notebook.eventually("explorer.text", "Two cats and 42 dogs.")
     tokens = notebook.python("import json; print(json.dumps(explorer._shown['tokens']))")
     stage = explorer.get_by_test_id("routing-tokens")
     notebook.page.wait_for_function(
@@ -115,7 +96,7 @@ def test_a_token_is_followed_by_keyboard_through_all_layers(notebook: NotebookPa
     explorer.get_by_test_id("routing-tokens").focus()
     for key in ("ArrowDown", "ArrowDown", "ArrowDown", "ArrowLeft"):
         notebook.page.keyboard.press(key)
-    until(notebook, "[explorer.token, explorer.layer]", [2, 1])
+    notebook.eventually("[explorer.token, explorer.layer]", [2, 1])
     wanted = notebook.python(
         "import json; print(json.dumps({layer: explorer.view.experts(layer, 2) for layer in explorer.layers}))"
     )
@@ -124,7 +105,7 @@ def test_a_token_is_followed_by_keyboard_through_all_layers(notebook: NotebookPa
         assert chips.evaluate_all("all => all.map(e => Number(e.dataset.expert))") == experts
     notebook.page.keyboard.press("x")  # does not cut the cell
     notebook.page.keyboard.press("Escape")
-    until(notebook, "explorer.token", -1)
+    notebook.eventually("explorer.token", -1)
     assert shown(notebook, 0).count() == 1
 
 
@@ -134,12 +115,12 @@ def test_a_training_run_is_scrubbed_and_played(notebook: NotebookPage) -> None:
     slider.focus()
     for _ in range(3):
         notebook.page.keyboard.press("ArrowRight")
-    until(notebook, "explorer.snapshot", 3)
+    notebook.eventually("explorer.snapshot", 3)
     assert explorer.get_by_test_id("routing-step-name").inner_text().startswith("4 · MaxVio ")
     label = explorer.get_by_test_id("routing-run").get_attribute("aria-label")
     assert "expert 0 has" in label and "−0.028" in label  # three updates of -0.01, against the mean of 16
     slider.press("End")
-    until(notebook, "explorer.snapshot", SNAPSHOTS - 1)
+    notebook.eventually("explorer.snapshot", SNAPSHOTS - 1)
     assert explorer.get_by_test_id("routing-step-name").inner_text() == f"{SNAPSHOTS} · MaxVio 0.00"
     explorer.get_by_test_id("routing-play").click()  # from the beginning
     notebook.page.wait_for_function(
@@ -172,11 +153,11 @@ def test_the_gate_is_stepped_through_by_keyboard(notebook: NotebookPage) -> None
     stepper.get_by_test_id("gate-stage").focus()
     for _ in range(4):
         notebook.page.keyboard.press("ArrowRight")
-    until(notebook, "stepper.step", 5)
+    notebook.eventually("stepper.step", 5)
     chosen = stepper.locator(".gs-tick").evaluate_all("all => all.map(e => Number(e.parentNode.dataset.expert))")
     assert chosen == notebook.python("import json; print(json.dumps(sorted(stepper.right.ids.tolist())))")
     stepper.locator("[data-testid=gate-choice][data-name=group_limit]").check()
-    until(notebook, "stepper.without", "group_limit")
+    notebook.eventually("stepper.without", "group_limit")
     assert "without the group limit" in stepper.get_by_test_id("gate-wrong").inner_text()
 
 

@@ -13,8 +13,6 @@ import pytest
 from dsv3_mini.paths import repo_root
 from dsv3_mini.viz.routing_view import ALLOWED, CHOSEN, NEXT, SHUT_OUT
 
-from .conftest import BROWSER_ARGUMENTS
-
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
@@ -138,16 +136,6 @@ def state_of(tokens: list[str] = TOKENS, *, run: bool = False, experts: int = EX
 
 
 Open = Callable[..., "Page"]
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=BROWSER_ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
