@@ -547,22 +547,20 @@ scrubber
 
 # %%
 lab = load_lab()
-print(f"{lab['steps']} steps, seeds {lab['seeds']}; MaxVio of the last fifth, and held-out text")
-
-
-def print_summary(summary, remark=""):
-    for way, found in summary.items():
-        even, bits = found["maxvio_last_fifth"], found["bits_per_byte"]["all"]
+print(f"{lab['steps']} steps, seeds {lab['seeds']}; MaxVio in the last fifth, and held-out text")
+print(f"{'':27}MaxVio by step   all together   bits per byte   the bias minus this, by seed")
+of_bias = {run["seed"]: run["bits_per_byte"]["all"] for run in lab["runs"] if run["way"] == "bias"}
+for part in (lab, lab["stronger"]):
+    times = part["alpha"] / lab["alpha"]
+    for way, found in part["summary"].items():
+        name = WAYS[way] + (f", {times:.0f}x as strong" if times > 1 else "")
+        runs_of_way = [run for run in part["runs"] if run["way"] == way]
+        differences = [of_bias[run["seed"]] - run["bits_per_byte"]["all"] for run in runs_of_way]
         print(
-            f"{WAYS[way] + remark:26} MaxVio {even['mean']:.2f} ({even['low']:.2f} to {even['high']:.2f}), "
-            f"bits per byte {bits['mean']:.3f} ({bits['low']:.3f} to {bits['high']:.3f})"
+            f"{name:27}{found['maxvio_last_fifth']['mean']:14.2f}"
+            f"{found['maxvio_of_last_fifth_together']['mean']:15.2f}{found['bits_per_byte']['all']['mean']:16.3f}   ",
+            " ".join(f"{difference:+.3f}" for difference in differences if way != "bias"),
         )
-
-
-print_summary(lab["summary"])
-print_summary(
-    lab["stronger"]["summary"], remark=f", x{lab['stronger']['alpha'] / lab['alpha']:.0f}"
-)
 figure = Picture(*style.SIZE, layout="constrained")
 axes = figure.subplots()
 for (way, name), (colour, line, _) in zip(WAYS.items(), style.STYLES, strict=False):
@@ -576,6 +574,15 @@ figure
 # %% [markdown]
 # *In words: MaxVio over the steps of the kept runs, mean of the layers; each band goes from the lowest to the highest
 # seed.*
+#
+# Two columns of MaxVio, for two questions. *By step* is what a machine feels: it waits for the busiest expert of this
+# batch. A batch here is a thousand tokens of a few documents, so some of it is chance, and a bias cannot answer to a
+# single batch. *All together* counts the tokens of the whole last fifth, where chance averages out: are all experts
+# used? Each way is best at what it looks at.
+#
+# The last column asks the report's question (Table 5 and §4.5.3): does balancing cost quality? Below 0, the model with
+# the bias is the better one. Do the seeds agree on the sign? And would you have published after the weaker losses
+# alone?
 
 # %% [markdown]
 # ### Topic or spelling?

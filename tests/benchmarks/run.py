@@ -11,8 +11,10 @@ started again, it does only what is missing.
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import platform
+import re
 import statistics
 import sys
 import time
@@ -47,12 +49,14 @@ def alternate(ours: Timed, theirs: Timed, rounds: int) -> dict[str, Any]:
     }
 
 
-def timed(work: Callable[[], Any]) -> Timed:
-    """`work` as something that gives its wall-clock seconds."""
+def timed(work: Callable[[], Any], device: torch.device | None = None) -> Timed:
+    """`work` as something that gives its wall-clock seconds, on a GPU until it has done everything."""
 
     def run() -> float:
         started = time.perf_counter()
         work()
+        if device is not None and device.type == "cuda":
+            torch.cuda.synchronize(device)
         return time.perf_counter() - started
 
     return run
@@ -60,8 +64,7 @@ def timed(work: Callable[[], Any]) -> Timed:
 
 def machine() -> dict[str, Any]:
     """What the numbers were taken on."""
-    import transformers
-
+    gpus = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {
         "date": date.today().isoformat(),
         "processor": torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine(),
@@ -69,8 +72,16 @@ def machine() -> dict[str, Any]:
         "system": platform.system(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        "transformers": _version("transformers"),
+        **gpus,
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def benchmarks() -> dict[str, Callable[..., dict[str, Any]]]:
@@ -82,9 +93,16 @@ def benchmarks() -> dict[str, Callable[..., dict[str, Any]]]:
 
 def experiments() -> dict[str, Callable[..., dict[str, Any]]]:
     """By name."""
-    from tests.benchmarks import balance_lab, bias_speed, mtp_effect
+    from tests.benchmarks import balance_lab, bias_speed, mtp_effect, twins
 
-    return {"balance_lab": balance_lab.run, "bias_speed": bias_speed.run, "mtp_effect": mtp_effect.run}
+    return {
+        "balance_lab": balance_lab.run,
+        "bias_speed": bias_speed.run,
+        "mtp_effect": mtp_effect.run,
+        "twins": twins.run,
+        "twins_sizes": twins.run_sizes,
+        "twins_attention": twins.run_kinds_of_attention,
+    }
 
 
 def main() -> int:
@@ -110,7 +128,7 @@ def main() -> int:
         return 2
     if args.threads:
         torch.set_num_threads(args.threads)
-    command = "python tests/benchmarks/run.py " + " ".join(sys.argv[1:])
+    command = re.sub(r" --cache \S+", "", "python tests/benchmarks/run.py " + " ".join(sys.argv[1:]))
     experiment = args.name in experiments()
     found = known[args.name](args.cache, args.steps, args.seeds) if experiment else known[args.name](args.rounds)
     result = {"name": args.name, **found, "command": command, "machine": machine()}
