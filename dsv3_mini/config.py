@@ -62,9 +62,9 @@ class ModelConfig:
     vocab_size: int  # V
     hidden_size: int  # d
     num_hidden_layers: int  # L, without the MTP modules
-    first_k_dense_replace: int = 1  # layers at the bottom whose FFN is dense (3 of 61 in V3)
+    first_k_dense_replace: int = 1  # layers whose FFN is dense, from the bottom (3 of 61 in V3); L + D: all of them
     intermediate_size: int  # width of a dense FFN; V3: exactly (K_r + N_s) experts wide
-    num_nextn_predict_layers: int = 1  # D, depth of multi-token prediction (§2.2)
+    num_nextn_predict_layers: int = 1  # D, depth of multi-token prediction (§2.2); its modules are layers L, L + 1, ..
 
     # Multi-head latent attention (§2.1.1)
     num_attention_heads: int  # n_h
@@ -73,6 +73,10 @@ class ModelConfig:
     qk_nope_head_dim: int  # d_h, the part of query and key without position
     qk_rope_head_dim: int  # d_h^R, the part with position
     v_head_dim: int  # d_h again in V3; its own field as in the released config
+
+    # Plain attention instead of MLA, to compare with it. None: MLA. A number: keys and values of so many heads, as many
+    # as query heads (MHA), fewer (GQA) or one (MQA); heads are then qk_rope_head_dim wide, and no rank is used.
+    plain_kv_heads: int | None = None
 
     # Mixture of experts (§2.1.2)
     n_routed_experts: int  # N_r
@@ -104,12 +108,12 @@ class ModelConfig:
     def __post_init__(self) -> None:
         counts = (
             "vocab_size hidden_size num_hidden_layers intermediate_size num_attention_heads kv_lora_rank "
-            "qk_nope_head_dim qk_rope_head_dim v_head_dim n_routed_experts n_shared_experts num_experts_per_tok "
+            "qk_rope_head_dim v_head_dim n_routed_experts n_shared_experts num_experts_per_tok "
             "moe_intermediate_size n_group topk_group max_position_embeddings"
         ).split()
         for name in counts:
             require(is_count(getattr(self, name)), name, getattr(self, name), "a whole number of at least 1")
-        for name in ("first_k_dense_replace", "num_nextn_predict_layers"):
+        for name in ("first_k_dense_replace", "num_nextn_predict_layers", "qk_nope_head_dim"):
             value = getattr(self, name)
             require(is_count(value, least=0), name, value, "a whole number of at least 0")
         require(
@@ -118,11 +122,12 @@ class ModelConfig:
             self.q_lora_rank,
             "a whole number of at least 1, or None for queries that are not compressed",
         )
+        layers = self.num_hidden_layers + self.num_nextn_predict_layers
         require(
-            self.first_k_dense_replace <= self.num_hidden_layers,
+            self.first_k_dense_replace <= layers,
             "first_k_dense_replace",
             self.first_k_dense_replace,
-            f"at most num_hidden_layers = {self.num_hidden_layers}",
+            f"at most num_hidden_layers + num_nextn_predict_layers = {layers}",
         )
         require(
             self.qk_rope_head_dim % 2 == 0,
@@ -130,6 +135,7 @@ class ModelConfig:
             self.qk_rope_head_dim,
             "an even number, because RoPE turns pairs",
         )
+        self._check_plain_attention()
         self._check_routing()
         for name in ("rope_theta", "rms_norm_eps", "routed_scaling_factor"):
             require(
@@ -157,6 +163,19 @@ class ModelConfig:
             value = getattr(self, name)
             ok = value is None or (isinstance(value, int) and 0 <= value < self.vocab_size)
             require(ok, name, value, f"None or a token id below vocab_size = {self.vocab_size}")
+
+    def _check_plain_attention(self) -> None:
+        """MLA has a part without position in each head; plain attention turns whole heads, and knows no YaRN here."""
+        heads, groups = self.num_attention_heads, self.plain_kv_heads
+        if groups is None:
+            require(self.qk_nope_head_dim >= 1, "qk_nope_head_dim", self.qk_nope_head_dim, "at least 1 with MLA")
+            return
+        ok = is_count(groups) and heads % groups == 0
+        require(ok, "plain_kv_heads", groups, f"None for MLA, or a divisor of num_attention_heads = {heads}")
+        require(self.qk_nope_head_dim == 0, "qk_nope_head_dim", self.qk_nope_head_dim, "0 with plain_kv_heads")
+        width = self.qk_rope_head_dim
+        require(self.v_head_dim == width, "v_head_dim", self.v_head_dim, f"qk_rope_head_dim = {width} in plain heads")
+        require(self.rope_scaling is None, "rope_scaling", self.rope_scaling, "None with plain_kv_heads")
 
     def _check_routing(self) -> None:
         require(
@@ -188,13 +207,42 @@ class ModelConfig:
 
     @property
     def cache_width(self) -> int:
-        """Numbers cached per token and layer: the latent and the shared rotary key, d_c + d_h^R."""
+        """Numbers cached per token and layer: the latent and the shared rotary key, d_c + d_h^R.
+
+        With plain attention a key and a value for each key/value head.
+        """
+        if self.plain_kv_heads is not None:
+            return 2 * self.plain_kv_heads * self.v_head_dim
         return self.kv_lora_rank + self.qk_rope_head_dim
 
     @property
     def num_moe_layers(self) -> int:
         """MoE layers, MTP modules included: layers with a router and thus with a routing bias."""
         return self.num_hidden_layers - self.first_k_dense_replace + self.num_nextn_predict_layers
+
+    def dense_twin(self) -> ModelConfig:
+        """The same model without experts and with as many active parameters: every FFN dense, that of MTP too.
+
+        A dense FFN as wide as the experts that one token uses multiplies as many numbers. Left out is what the router
+        adds to them (its N_r centroids of width d in every MoE layer; under 2 % of a layer in the presets).
+        """
+        return self._dense(self.num_experts_per_tok + self.n_shared_experts)
+
+    def dense_total(self) -> ModelConfig:
+        """The same model without experts and with as many parameters in all, in the main model: wide dense FFNs.
+
+        Every FFN gets the mean width of those it replaces, the dense ones at the bottom included, so that the sum is
+        that of the MoE model but for its routers. Each parameter then works for each token.
+        """
+        return self._dense(self.n_routed_experts + self.n_shared_experts)
+
+    def _dense(self, experts: int) -> ModelConfig:
+        """Every FFN dense; one that stands for an MoE layer counts as `experts` experts. All get the mean width."""
+        depth, dense = self.num_hidden_layers, min(self.first_k_dense_replace, self.num_hidden_layers)
+        width = dense * self.intermediate_size + (depth - dense) * experts * self.moe_intermediate_size
+        return self.replace(
+            first_k_dense_replace=depth + self.num_nextn_predict_layers, intermediate_size=round(width / depth)
+        )
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> ModelConfig:
@@ -235,7 +283,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         vocab_size=4096, hidden_size=320, num_hidden_layers=8, first_k_dense_replace=1, intermediate_size=480,
         num_attention_heads=8, q_lora_rank=192, kv_lora_rank=96,
         qk_nope_head_dim=48, qk_rope_head_dim=24, v_head_dim=48,
-        n_routed_experts=32, num_experts_per_tok=4, moe_intermediate_size=96, n_group=4, topk_group=2,
+        n_routed_experts=24, num_experts_per_tok=4, moe_intermediate_size=96, n_group=4, topk_group=2,
         routed_scaling_factor=2.5, max_position_embeddings=4096,
     ),
     # A serious run on one GPU.

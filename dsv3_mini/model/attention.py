@@ -1,4 +1,6 @@
-"""Plain multi-head attention, the starting point that MLA changes (lessons 01-03; not used by the model itself).
+"""Plain multi-head attention, the starting point that MLA changes (lessons 01-03).
+
+The model itself uses it only where its config asks for it, to compare MLA with it (`ModelConfig.plain_kv_heads`).
 
 One class covers the three classic schemes: as many key/value heads as query heads (MHA), fewer (grouped-query
 attention, GQA) or a single one (multi-query attention, MQA). What they differ in is the size of the cache, `2 * G *
@@ -10,10 +12,10 @@ Shapes: B batch, T new tokens, S tokens seen so far (cache included), H query he
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dsv3_mini.errors import InputError
+from dsv3_mini.model.mla import scaled_dot_product
 from dsv3_mini.model.rope import apply_rope
 
 
@@ -71,6 +73,7 @@ class MultiHeadAttention(nn.Module):
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # [B, heads, tokens, K]
         shared_by = self.num_heads // self.num_kv_heads  # query heads that read one key/value head
         k, v = k.repeat_interleave(shared_by, dim=1), v.repeat_interleave(shared_by, dim=1)
-        mask = causal_mask(q.shape[-2], k.shape[-2], q.device)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        alone = q.shape[-2] == k.shape[-2]  # no past: torch knows that mask by itself
+        mask = None if alone else causal_mask(q.shape[-2], k.shape[-2], q.device)[None]
+        out = scaled_dot_product(q, k, v, mask, causal=alone, scale=self.head_dim**-0.5)
         return self.o_proj(out.transpose(1, 2).flatten(-2))

@@ -64,7 +64,7 @@ class ParameterCount:
 
 def count_parameters(cfg: ModelConfig) -> ParameterCount:
     """Count the parameters of `cfg` by component, as the report's total counts them (the routing bias included)."""
-    d, moe_layers = cfg.hidden_size, cfg.num_hidden_layers - cfg.first_k_dense_replace
+    d, moe_layers = cfg.hidden_size, max(cfg.num_hidden_layers - cfg.first_k_dense_replace, 0)
     main = (
         Component("input embedding", cfg.vocab_size * d, cfg.vocab_size * d),
         *_blocks(cfg, cfg.num_hidden_layers, moe_layers),
@@ -76,15 +76,17 @@ def count_parameters(cfg: ModelConfig) -> ParameterCount:
     if depths:
         mtp = (
             Component("joining projection", depths * 2 * d * d, depths * 2 * d * d),  # eh_proj, the M_k of Eq. 21
-            *_blocks(cfg, depths, depths),
+            *_blocks(cfg, depths, cfg.num_moe_layers - moe_layers),
             Component("MTP norms", depths * 3 * d, depths * 3 * d),  # enorm, hnorm and the norm before the shared head
         )
     return ParameterCount(main, mtp)
 
 
 def attention_parameters(cfg: ModelConfig) -> int:
-    """Parameters of one MLA layer (Eq. 1-11), its two inner norms included; 187,107,328 for V3."""
+    """Parameters of one attention layer: MLA (Eq. 1-11) with its two inner norms, 187,107,328 for V3; or plain."""
     d, heads, q_rank, latent = cfg.hidden_size, cfg.num_attention_heads, cfg.q_lora_rank, cfg.kv_lora_rank
+    if cfg.plain_kv_heads is not None:
+        return d * cfg.v_head_dim * 2 * (heads + cfg.plain_kv_heads)  # query and output, keys and values
     if q_rank is None:
         query = d * heads * cfg.qk_head_dim
     else:
@@ -95,7 +97,7 @@ def attention_parameters(cfg: ModelConfig) -> int:
 
 
 def cache_bytes_per_token(cfg: ModelConfig, bytes_per_number: int = 2) -> int:
-    """Bytes that one token adds to the latent cache of the main model: the latent and the rotary key in every layer.
+    """Bytes that one token adds to the cache of the main model: the latent and the rotary key in every layer.
 
     With BF16 (two bytes a number) V3 needs 61 * (512 + 64) * 2 = 70,272.
     """
@@ -107,7 +109,7 @@ def _blocks(cfg: ModelConfig, layers: int, moe_layers: int) -> tuple[Component, 
     d = cfg.hidden_size
     expert = 3 * d * cfg.moe_intermediate_size  # gate, up and down projection
     same = {
-        "latent attention": layers * attention_parameters(cfg),
+        "latent attention" if cfg.plain_kv_heads is None else "attention": layers * attention_parameters(cfg),
         "dense FFN": (layers - moe_layers) * 3 * d * cfg.intermediate_size,
         "shared experts": moe_layers * cfg.n_shared_experts * expert,
         "router centroids": moe_layers * cfg.n_routed_experts * d,  # the e_i of Eq. 15

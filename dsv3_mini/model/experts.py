@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from dsv3_mini.config import ModelConfig
 from dsv3_mini.errors import InputError
 from dsv3_mini.model.router import Routing
+from dsv3_mini.model.swiglu import swiglu
 
 ExpertsPath = Literal["auto", "loop", "sorted", "grouped", "tokenwise"]
 HAS_GROUPED_MM = hasattr(F, "grouped_mm")
@@ -39,9 +40,13 @@ class Experts(nn.Module):
         self.path: ExpertsPath = "auto"
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
+        return self.run(x, routing, self.gate_up_proj, self.down_proj)
+
+    def run(self, x: Tensor, routing: Routing, gate_up: Tensor, down: Tensor) -> Tensor:
+        """`forward` with the weights given: those of some experts, where several processes share them."""
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         # Cast by hand: grouped_mm does not take part in autocast.
-        x, gate_up, down = x.to(dtype), self.gate_up_proj.to(dtype), self.down_proj.to(dtype)
+        x, gate_up, down = x.to(dtype), gate_up.to(dtype), down.to(dtype)
         if x.shape[0] == 0:  # an MTP module at the end of a short text has nothing to do
             return x
         run = _PATHS[self.choose_path(x, routing.ids.numel())]
@@ -74,19 +79,13 @@ class Experts(nn.Module):
         self.path = path
 
 
-def swiglu(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up on the two halves of the last dimension, [..., 2F] -> [..., F]."""
-    gate, up = gate_up.chunk(2, dim=-1)
-    return F.silu(gate) * up
-
-
 def experts_loop(x: Tensor, ids: Tensor, weights: Tensor, counts: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     """The obvious version: one expert after the other."""
     out = torch.zeros_like(x)
     # unbind once: `gate_up[e]` in the loop would allocate a gradient of the whole stack for every expert
     for expert, (w_gate_up, w_down) in enumerate(zip(gate_up.unbind(0), down.unbind(0), strict=True)):
         token, slot = torch.where(ids == expert)
-        y = F.linear(swiglu(F.linear(x[token], w_gate_up)), w_down)
+        y = F.linear(swiglu(*F.linear(x[token], w_gate_up).chunk(2, dim=-1)), w_down)
         out = out.index_add(0, token, y * weights[token, slot, None])
     return out
 
@@ -101,7 +100,8 @@ def experts_sorted(x: Tensor, ids: Tensor, weights: Tensor, counts: Tensor, gate
     for count, w_gate_up, w_down in zip(counts.tolist(), gate_up.unbind(0), down.unbind(0), strict=True):
         if count:
             span = slice(start, start + count)
-            hidden = swiglu(F.linear(rows[span], w_gate_up)) * row_weights[span]
+            gate, up = F.linear(rows[span], w_gate_up).chunk(2, dim=-1)
+            hidden = swiglu(gate, up, row_weights[span])
             pieces.append(F.linear(hidden, w_down))
             start += count
     return combine(torch.cat(pieces), layout, ids.shape[1])
@@ -114,7 +114,8 @@ def experts_grouped(x: Tensor, ids: Tensor, weights: Tensor, counts: Tensor, gat
     multiple = 16 if x.dtype == torch.bfloat16 and not x.is_cuda else 1
     layout = expert_layout(ids, counts, multiple)
     rows, row_weights = dispatch(x, weights, layout)
-    hidden = swiglu(F.grouped_mm(rows, gate_up.transpose(1, 2), offs=layout.ends)) * row_weights
+    gate, up = F.grouped_mm(rows, gate_up.transpose(1, 2), offs=layout.ends).chunk(2, dim=-1)
+    hidden = swiglu(gate, up, row_weights)
     out = F.grouped_mm(hidden, down.transpose(1, 2), offs=layout.ends)
     return combine(out, layout, ids.shape[1])
 
@@ -125,7 +126,8 @@ def experts_tokenwise(x: Tensor, ids: Tensor, weights: Tensor, counts: Tensor, g
     for token, experts, gates in zip(x.unbind(0), ids.tolist(), weights.unbind(0), strict=True):
         out = torch.zeros_like(token)
         for expert, gate in zip(experts, gates.unbind(0), strict=True):
-            out = out + F.linear(swiglu(F.linear(token, gate_up[expert])) * gate, down[expert])
+            left, right = F.linear(token, gate_up[expert]).chunk(2, dim=-1)
+            out = out + F.linear(swiglu(left, right, gate), down[expert])
         rows.append(out)
     return torch.stack(rows) if rows else torch.zeros_like(x)
 
@@ -182,7 +184,15 @@ def dispatch(x: Tensor, weights: Tensor, layout: Layout) -> tuple[Tensor, Tensor
 
 def combine(rows: Tensor, layout: Layout, top_k: int) -> Tensor:
     """Back to token order, and the K results of each token summed: [R, D] -> [N, D]."""
-    return _Permute.apply(rows, layout.row, layout.assignment).unflatten(0, (-1, top_k)).sum(1)
+    return _Combine.apply(rows, layout.assignment, layout.row, top_k)
+
+
+def sum_by_token(rows: Tensor, row: Tensor, top_k: int) -> Tensor:
+    """rows [R, D] -> [N, D]: for each token the sum of its K rows, which are looked up in row [N * K].
+
+    Gathered and summed in one pass, in a fixed order: an "embedding bag" is exactly this.
+    """
+    return F.embedding_bag(row.view(-1, top_k), rows.contiguous(), mode="sum")
 
 
 class _Permute(torch.autograd.Function):
@@ -200,7 +210,7 @@ class _Permute(torch.autograd.Function):
 
 
 class _Dispatch(torch.autograd.Function):
-    """x[assignment // K]: every token once per chosen expert. Its gradient sums a token's K rows, in a fixed order."""
+    """x[assignment // K]: every token once per chosen expert. Its gradient sums a token's K rows."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor, top_k: int) -> Tensor:
@@ -211,4 +221,19 @@ class _Dispatch(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (inverse,) = ctx.saved_tensors
-        return grads[0].index_select(0, inverse).unflatten(0, (-1, ctx.top_k)).sum(1), None, None, None
+        return sum_by_token(grads[0], inverse, ctx.top_k), None, None, None
+
+
+class _Combine(torch.autograd.Function):
+    """The other way round: a token's K rows summed. Its gradient copies a token's gradient to its K rows."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, order: Tensor, inverse: Tensor, top_k: int) -> Tensor:
+        ctx.save_for_backward(order)
+        ctx.top_k = top_k
+        return sum_by_token(rows, inverse, top_k)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (order,) = ctx.saved_tensors
+        return grads[0].index_select(0, order // ctx.top_k), None, None, None

@@ -25,7 +25,9 @@ from torch import Tensor, nn
 
 from dsv3_mini.config import ModelConfig
 from dsv3_mini.errors import InputError
+from dsv3_mini.model.causal import MAX_TOKENS, causal_attention
 from dsv3_mini.model.norm import RMSNorm
+from dsv3_mini.model.recompute import norm_then, recomputed
 from dsv3_mini.model.rope import apply_rope, softmax_scale
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ Path = Literal["auto", "expanded", "absorbed"]
 
 class MLA(nn.Module):
     """x [B, T, D] -> [B, T, D]; `layer` is this layer's place in the cache."""
+
+    recompute = False  # `DeepSeekV3.set_recompute`
 
     def __init__(self, cfg: ModelConfig, layer: int = 0) -> None:
         super().__init__()
@@ -62,6 +66,8 @@ class MLA(nn.Module):
         self, x: Tensor, cos: Tensor, sin: Tensor, cache: LatentCache | None = None, path: Path = "auto"
     ) -> Tensor:
         """cos, sin [(B,) T, R/2] of the tokens' positions. With a cache (after its `begin`) the past is seen too."""
+        if self.recompute and torch.is_grad_enabled() and cache is None and path in ("auto", "expanded"):
+            return self._attend_recomputing(x, cos, sin)
         q_nope, q_pe = self.queries(x, cos, sin)
         latent, k_pe = self.compress(x, cos, sin)
         alone = cache is None or cache.is_empty  # no past: the tokens attend to each other only
@@ -85,10 +91,14 @@ class MLA(nn.Module):
 
     def queries(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         """Eq. 6-9. x [B, T, D] -> content part [B, T, H, N] and rotated part [B, T, H, R]."""
-        if hasattr(self, "q_proj"):
-            q = self.q_proj(x)
-        else:
-            q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
+        return self._expand_queries(self._compress_queries(x), cos, sin)
+
+    def _compress_queries(self, x: Tensor) -> Tensor:
+        return self.q_proj(x) if hasattr(self, "q_proj") else self.q_a_proj(x)
+
+    def _expand_queries(self, q: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        if not hasattr(self, "q_proj"):
+            q = norm_then(self.q_a_layernorm, self.q_b_proj, q, self.recompute)
         q = q.unflatten(-1, (self.heads, self.nope_dim + self.rope_dim))
         q_nope, q_pe = q.split((self.nope_dim, self.rope_dim), dim=-1)
         return q_nope, apply_rope(q_pe, cos, sin)
@@ -99,21 +109,42 @@ class MLA(nn.Module):
         The rotary key comes from x and not from the latent: were it inside the latent, a rotation that depends on the
         position would stand between W^UK and the query, and nothing could be absorbed.
         """
-        latent, k_pe = self.kv_a_proj_with_mqa(x).split((self.latent_dim, self.rope_dim), dim=-1)
-        k_pe = apply_rope(k_pe.unsqueeze(-2), cos, sin).squeeze(-2)  # one key for all heads
+        latent, k_pe = self._split_latent(self.kv_a_proj_with_mqa(x), cos, sin)
         return self.kv_a_layernorm(latent), k_pe
+
+    def _split_latent(self, kv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        latent, k_pe = kv.split((self.latent_dim, self.rope_dim), dim=-1)
+        return latent, apply_rope(k_pe.unsqueeze(-2), cos, sin).squeeze(-2)  # one key for all heads
 
     def attend_expanded(
         self, q_nope: Tensor, q_pe: Tensor, latent: Tensor, k_pe: Tensor, mask: Tensor | None, causal: bool
     ) -> Tensor:
         """Eq. 2, 4, 5, 10 as they stand. latent [B, S, C], k_pe [B, S, R], mask [B, T, S] or None -> [B, T, H, V]."""
-        kv = self.kv_b_proj(latent).unflatten(-1, (self.heads, self.nope_dim + self.v_dim))  # [B, S, H, N + V]
-        k_nope, v = kv.split((self.nope_dim, self.v_dim), dim=-1)
-        q = torch.cat((q_nope, q_pe), dim=-1).transpose(1, 2)  # [B, H, T, N + R]
-        k_pe = k_pe.unsqueeze(-2).expand(-1, -1, self.heads, -1)
-        k = torch.cat((k_nope, k_pe), dim=-1).transpose(1, 2)  # [B, H, S, N + R]
-        out = scaled_dot_product(q, k, v.transpose(1, 2), None if causal else mask, causal, self.scale)
+        q, k, v = self._join_heads(q_nope, q_pe, self.kv_b_proj(latent), k_pe)
+        out = scaled_dot_product(q, k, v, None if causal else mask, causal, self.scale)
         return out.transpose(1, 2)
+
+    def _join_heads(self, q_nope: Tensor, q_pe: Tensor, kv: Tensor, k_pe: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q [B, H, T, N + R], k [B, H, S, N + R], v [B, H, S, V]; kv [B, S, H * (N + V)] comes from the latents."""
+        k_nope, v = kv.unflatten(-1, (self.heads, -1)).split((self.nope_dim, self.v_dim), dim=-1)  # [B, S, H, N | V]
+        # Heads before tokens while joining, so that no copy is needed to bring them there afterwards.
+        q = torch.cat((q_nope.transpose(1, 2), q_pe.transpose(1, 2)), dim=-1)
+        k_pe = k_pe.unsqueeze(1).expand(-1, self.heads, -1, -1)
+        return q, torch.cat((k_nope.transpose(1, 2), k_pe), dim=-1), v.transpose(1, 2)
+
+    def _attend_recomputing(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """`forward` in training, keeping the compressed vectors only: what they expand to is made again (§3.2.3)."""
+
+        def expand(q: Tensor, kv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            latent, k_pe = self._split_latent(kv, cos, sin)
+            kv = norm_then(self.kv_a_layernorm, self.kv_b_proj, latent, self.recompute)
+            q, k, v = self._join_heads(*self._expand_queries(q, cos, sin), kv, k_pe)
+            return q, k, F.pad(v, (0, max(0, q.shape[-1] - self.v_dim)))  # see `scaled_dot_product`
+
+        (q, k, v), not_kept = recomputed(expand, self._compress_queries(x), self.kv_a_proj_with_mqa(x))
+        with not_kept:
+            out = scaled_dot_product(q, k, v, None, True, self.scale, keep_weights=False)
+        return self.o_proj(out[..., : self.v_dim].transpose(1, 2).flatten(-2))
 
     def attend_absorbed(self, q_nope: Tensor, q_pe: Tensor, memory: Tensor, mask: Tensor | None) -> Tensor:
         """The same without expanding: memory [B, S, C + R], mask [B, T, S] or None -> [B, T, H, V].
@@ -148,20 +179,25 @@ def _causal(tokens: int, device: torch.device) -> Tensor:
     return torch.ones(1, tokens, tokens, dtype=torch.bool, device=device).tril()
 
 
-def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
+def scaled_dot_product(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float, keep_weights: bool = True
+) -> Tensor:
     """torch's attention for values narrower than keys. q, k [B, H, T|S, N + R], v [B, H, S, V] -> [B, H, T, V].
 
     The fused kernels want one width for all three and otherwise fall back to the plain formula, which writes the whole
     [T, S] matrix to memory; zeros appended to v and cut off again cost less than that.
     """
-    width, missing, dtype = v.shape[-1], q.shape[-1] - v.shape[-1], v.dtype
-    if missing > 0:
-        v = F.pad(v, (0, missing))
-    mask = None if mask is None else mask.unsqueeze(1)
+    width, dtype = v.shape[-1], v.dtype
     # §3.3.1 keeps attention in higher precision; on a CPU it is also the faster way, so autocast ends here.
     upcast = torch.is_autocast_enabled("cpu") and not q.is_cuda
     with torch.autocast("cpu", enabled=torch.is_autocast_enabled("cpu") and not upcast):
         if upcast:
             q, k, v = q.float(), k.float(), v.float()
+        # A training step on a CPU; without gradients nothing is kept, and torch's kernel is as good.
+        short = causal and q.device.type == "cpu" and q.shape[-2] <= MAX_TOKENS
+        if short and keep_weights and torch.is_grad_enabled():
+            return causal_attention(q, k, v, scale).to(dtype)
+        v = F.pad(v, (0, max(0, q.shape[-1] - width)))
+        mask = None if mask is None else mask.unsqueeze(1)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=scale)
     return out[..., :width].to(dtype)

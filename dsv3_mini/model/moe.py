@@ -5,12 +5,12 @@ Shapes: B batch, T tokens, D model width.
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dsv3_mini.config import ModelConfig
 from dsv3_mini.model.experts import Experts
 from dsv3_mini.model.router import Router, Routing
+from dsv3_mini.model.swiglu import swiglu
 
 
 class MLP(nn.Module):
@@ -23,7 +23,7 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
 class MoE(nn.Module):

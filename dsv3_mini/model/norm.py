@@ -6,6 +6,8 @@ inside MLA, which Eq. 1-11 leave out (D8).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,7 +34,33 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and x.dtype == torch.float32 and torch.is_grad_enabled():
+            return _RMSNorm.apply(x, self.weight.float(), self.eps)
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, eps={self.eps}"
+
+
+class _RMSNorm(torch.autograd.Function):
+    """For training on a CPU, where torch has no kernel for the gradient and runs, and keeps, every operation of it.
+
+    With r = 1/rms(x), n = x * r and g = the gradient of y = n * w: dw = sum g * n, and dx = r * (g * w - n * mean(g * w
+    * n)): what is left of the gradient when its part along n is taken out, because scaling x does not change n.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        inverse = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()  # [..., 1]
+        ctx.save_for_backward(x, weight, inverse)
+        return (x * inverse).mul_(weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, inverse = ctx.saved_tensors
+        normed = x * inverse
+        product = grads[0] * normed
+        mean = (product @ weight).unsqueeze(-1).div_(x.shape[-1])
+        grad = torch.addcmul(grads[0] * weight, normed, mean, value=-1).mul_(inverse)
+        return grad, product.flatten(0, -2).sum(0), None

@@ -20,7 +20,7 @@ from dsv3_mini.model.balance import batch_balance_loss, sequence_balance_loss
 from dsv3_mini.model.block import Block
 from dsv3_mini.model.experts import Experts, ExpertsPath
 from dsv3_mini.model.loss import IGNORE, chunked_cross_entropy
-from dsv3_mini.model.mla import Path
+from dsv3_mini.model.mla import MLA, Path
 from dsv3_mini.model.moe import MoE
 from dsv3_mini.model.mtp import MTPModule
 from dsv3_mini.model.norm import RMSNorm
@@ -229,6 +229,12 @@ class DeepSeekV3(nn.Module):
         for module in self.modules():
             if isinstance(module, Experts):
                 module.force_path(path)
+
+    def set_recompute(self, on: bool) -> None:
+        """In training, compute norms and MLA up-projections again in the backward pass instead of keeping them."""
+        for module in self.modules():
+            if isinstance(module, Block | MLA):
+                module.recompute = on
 
     def num_parameters(self, *, include_mtp: bool = True) -> int:
         """Parameters plus routing biases, which a checkpoint holds although no gradient trains them."""

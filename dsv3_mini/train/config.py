@@ -37,8 +37,8 @@ TRAIN_PRESETS: dict[str, dict[str, Any]] = {
 
 # What may differ between a run and its continuation, because it changes neither the data nor the mathematics.
 FREE_ON_RESUME = frozenset(
-    "out text dataset resume device micro_batch_tokens checkpoint_every keep_checkpoints eval_every eval_bytes "
-    "routing_every baselines".split()
+    "out text dataset resume device expert_parallel recompute micro_batch_tokens checkpoint_every keep_checkpoints "
+    "eval_every eval_bytes routing_every baselines".split()
 )
 
 
@@ -54,7 +54,9 @@ class TrainConfig:
     seed: int = 0  # of the initial weights and of the order of the data
     resume: bool = False  # continue the run that `out` holds
     device: str = "auto"  # "auto", "cpu", "cuda" or "cuda:N"
+    expert_parallel: int = 1  # under torchrun: so many processes share the experts (`parallel.mesh`)
 
+    recompute: bool = False  # norms and MLA up-projections: compute them twice instead of keeping them (§3.2.3)
     precision: str = "auto"  # of matrix products: "fp32", "bf16" (weights stay fp32), or bf16 where that is fast
 
     seq_len: int | None = None  # tokens in a sequence
@@ -91,6 +93,7 @@ class TrainConfig:
             value = getattr(self, name)
             require(value is None or is_count(value, 1), name, value, "a whole number of at least 1")
         require(self.seq_len is None or self.seq_len >= 2, "seq_len", self.seq_len, "at least 2")
+        require(is_count(self.expert_parallel, 1), "expert_parallel", self.expert_parallel, "at least 1")
         require(is_count(self.seed, 0) and self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2^63 - 1")
         require(is_count(self.keep_checkpoints, 1), "keep_checkpoints", self.keep_checkpoints, "at least 1")
         every = self.routing_every
@@ -102,6 +105,7 @@ class TrainConfig:
         scale = self.mtp_scale
         require(is_number(scale) and scale >= 0, "mtp_scale", scale, "at least 0")
         require(isinstance(self.baselines, bool), "baselines", self.baselines, "True or False")
+        require(isinstance(self.recompute, bool), "recompute", self.recompute, "True or False")
         require(is_number(self.fim_rate) and 0 <= self.fim_rate <= 1, "fim_rate", self.fim_rate, "from 0 to 1")
         device_ok = isinstance(self.device, str) and (
             self.device in ("auto", "cpu", "cuda") or self.device.removeprefix("cuda:").isdigit()

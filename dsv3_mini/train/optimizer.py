@@ -38,6 +38,16 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
+def norm_of(tensor: Tensor) -> float:
+    """The norm of a parameter or gradient; of the whole one where processes hold shards, who then all have to ask."""
+    tensor = tensor.detach()
+    if not hasattr(tensor, "to_local"):  # no DTensor
+        return tensor.norm().item()
+    square = tensor.to_local().norm().square()
+    torch.distributed.all_reduce(square)
+    return square.sqrt().item()
+
+
 def clip_gradients(model: nn.Module) -> Tensor:
     """Scale all gradients down together to norm 1 where it is above; returns the norm from before, a scalar tensor."""
     return nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)

@@ -16,7 +16,8 @@ from torch import Tensor
 from dsv3_mini.model.balance import update_routing_bias
 from dsv3_mini.model.transformer import DeepSeekV3
 from dsv3_mini.train.device import autocast
-from dsv3_mini.train.optimizer import clip_gradients, set_learning_rate
+from dsv3_mini.train.micro_batches import OneProcess
+from dsv3_mini.train.optimizer import norm_of, set_learning_rate
 from dsv3_mini.train.schedule import StepSettings
 
 
@@ -43,12 +44,15 @@ def train_step(
     micro_sequences: int,
     precision: str = "fp32",
     where: str = "",
+    parallel: OneProcess | None = None,
 ) -> StepResult:
     """One optimizer step on inputs and targets, both [sequences, T], `micro_sequences` at a time.
 
+    `parallel`: how several processes share the step; all of them call this with the same whole batch.
+
     Raises `TrainingDiverged` before anything is changed if the loss or the gradient is not finite.
     """
-    cfg, device = model.cfg, model.lm_head.weight.device
+    cfg, device, parallel = model.cfg, model.lm_head.weight.device, parallel or OneProcess()
     weights = {
         "main": 1.0,
         "mtp": settings.mtp_weight,  # Eq. 25
@@ -58,20 +62,22 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     sums: dict[str, Tensor] = {}
     counts = torch.zeros(cfg.num_moe_layers, cfg.n_routed_experts, dtype=torch.long, device=device)
-    for tokens, nexts in zip(inputs.split(micro_sequences), targets.split(micro_sequences), strict=True):
+    for micro in parallel.split(inputs, targets, micro_sequences):
+        tokens, nexts = (part.to(device, non_blocking=True) for part in (micro.inputs, micro.targets))
         with autocast(device, precision):
-            out = model(tokens.to(device, non_blocking=True), nexts.to(device, non_blocking=True), keep_logits=False)
-        # All sequences are equally long, so a micro-batch weighs as much as its share of the sequences.
-        share = len(tokens) / len(inputs)
+            out = model(tokens, nexts, keep_logits=False)
         total = torch.stack([weights[name] * loss for name, loss in out.losses.items()]).sum()
-        (total * share).backward()
+        (total * micro.weight).backward()
         for name, loss in {**out.losses, "total": total}.items():
-            part = loss.detach() * share
+            part = loss.detach() * micro.weight
             sums[name] = sums[name] + part if name in sums else part
-        counts += out.expert_counts
-    grad_norm = clip_gradients(model)
+        if micro.weight:
+            counts += out.expert_counts
+    losses = torch.stack([*sums.values()])
+    parallel.add_up(losses, counts)
+    grad_norm = parallel.clip_gradients(model)
     # One wait for the device, for all numbers together.
-    *values, norm = torch.stack([*sums.values(), grad_norm]).tolist()
+    *values, norm = torch.cat([losses, grad_norm.unsqueeze(0)]).tolist()
     means = dict(zip(sums, values, strict=True))
     if not all(map(math.isfinite, (*values, norm))):
         raise TrainingDiverged(_diagnosis(model, means, norm, settings, where))
@@ -84,8 +90,8 @@ def train_step(
 
 def _diagnosis(model: DeepSeekV3, losses: dict[str, float], norm: float, settings: StepSettings, where: str) -> str:
     """One message for a loss or gradient that is not finite: where, how large things are, what to try."""
-    bad = [n for n, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
-    weights, name = max((p.detach().norm().item(), n) for n, p in model.named_parameters())
+    bad = [n for n, p in model.named_parameters() if p.grad is not None and not math.isfinite(norm_of(p.grad))]
+    weights, name = max((norm_of(p), n) for n, p in model.named_parameters())
     found = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
     return (
         f"training stopped before {where or 'this step'} changed anything: losses {found}; gradient norm {norm:.4g}, "

@@ -60,6 +60,9 @@ def test_v3_caches_70272_bytes_per_token() -> None:
         {"first_k_dense_replace": 0, "num_nextn_predict_layers": 2},
         {"first_k_dense_replace": 3, "num_nextn_predict_layers": 0},
         {"n_shared_experts": 2, "v_head_dim": 24, "qk_nope_head_dim": 40},
+        {"first_k_dense_replace": 4},
+        {"first_k_dense_replace": 4, "num_nextn_predict_layers": 2},
+        {"plain_kv_heads": 2, "qk_nope_head_dim": 0, "qk_rope_head_dim": 32},
     ],
     ids=lambda changes: ",".join(changes) or "nano",
 )

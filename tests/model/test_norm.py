@@ -100,3 +100,24 @@ def test_gradients_equal_those_of_the_formula() -> None:
     (truth(x64, weight64, 1e-5) * upstream).sum().backward()
     torch.testing.assert_close(x.grad.double(), x64.grad, atol=2e-6, rtol=1e-5)
     torch.testing.assert_close(norm.weight.grad.double(), weight64.grad, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 7), (0, 7), (2, 3, 7)])
+def test_training_and_inference_agree(shape: tuple[int, ...]) -> None:
+    # On a CPU training takes a function of ours, and inference torch's.
+    norm = RMSNorm(7)
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    out = norm(x)
+    assert out.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(out, norm(x), atol=1e-6, rtol=1e-6)
+
+
+def test_training_keeps_the_input_and_one_number_a_row() -> None:
+    norm, x = RMSNorm(8), torch.randn(5, 8, requires_grad=True)
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t):
+        norm(x)
+    assert sorted(t.numel() for t in kept) == [5, 8, 40]

@@ -18,7 +18,14 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import (
 )
 
 from dsv3_mini.config import ModelConfig, YarnConfig
-from dsv3_mini.model.rope import RotaryEmbedding, apply_rope, rope_attention_factor, rope_frequencies, softmax_scale
+from dsv3_mini.model.rope import (
+    RotaryEmbedding,
+    apply_rope,
+    apply_rope_reference,
+    rope_attention_factor,
+    rope_frequencies,
+    softmax_scale,
+)
 
 from .reference import hf_config, small_config, small_yarn
 
@@ -241,3 +248,18 @@ def test_frequency_of_a_pair_is_a_full_turn_in_two_pi_over_frequency_positions()
     cfg = small_config(qk_rope_head_dim=4, rope_theta=(8 / (2 * math.pi)) ** 2)
     cos, sin = RotaryEmbedding(cfg)(torch.tensor([8]))
     torch.testing.assert_close(torch.stack((cos[0, 1], sin[0, 1])), torch.tensor([1.0, 0.0]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("offset", [0, 3, 4])
+def test_one_complex_product_equals_the_formula_forward_and_backward(offset: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    whole = torch.randn(2, 5, 3, 13, generator=generator)  # the rotary part may start anywhere in a head
+    cos, sin = torch.randn(2, 5, 4, generator=generator)
+    results = []
+    for function in (apply_rope, apply_rope_reference):
+        leaf = whole.clone().requires_grad_()
+        out = function(leaf[..., offset : offset + 8], cos, sin)
+        (out * torch.arange(8)).sum().backward()
+        results.append((out.detach(), leaf.grad))
+    for ours, obvious in zip(*results):
+        torch.testing.assert_close(ours, obvious, atol=1e-6, rtol=1e-6)
