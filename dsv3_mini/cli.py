@@ -3,6 +3,7 @@
     0  done
     1  it did not work: `doctor` found something missing, a run diverged, or a bug (with its traceback)
     2  bad input: one message on standard error says what, and what would be right
+    130, 143  stopped by Ctrl-C or SIGTERM; `train` has saved a checkpoint then and says how to continue
 
 Nothing here imports torch: `--help` answers at once, and each command pays for what it uses.
 """
@@ -75,7 +76,7 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
 
 
-def _add_device(parser: argparse.ArgumentParser) -> None:
+def _add_device(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto: a GPU if there is one (default)")
 
 
@@ -96,6 +97,8 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     )
     presets = ", ".join(TRAIN_PRESETS)
     train.add_argument("--preset", metavar="NAME", help=f"size of the model: {presets} (default: nano)")
+    twin = "all layers dense, with as many active parameters, instead of the mixture of experts"
+    train.add_argument("--dense-twin", action="store_true", help=twin)
     train.add_argument("--out", type=Path, metavar="RUN", required=True, help="the run folder, new unless --resume")
     train.add_argument("--resume", action="store_true", help="continue the run in RUN from its newest checkpoint")
     text = train.add_mutually_exclusive_group()
@@ -104,6 +107,8 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     text.add_argument("--dataset", metavar="NAME", help="a public dataset (needs the network and the extra `data`)")
     train.add_argument("--seed", type=int, metavar="S", help="of the weights and of the order of the data (default: 0)")
     _add_device(train)
+    ways = "under torchrun: N processes share the experts of a layer, tokens travel (default: 1)"
+    train.add_argument("--expert-parallel", type=int, metavar="N", help=ways)
 
     numbers = train.add_argument_group("instead of the preset's values")
     whole = {
@@ -151,6 +156,13 @@ def _add_params(commands: argparse._SubParsersAction) -> None:
     params = _add(commands, "params", "params", "count parameters by component, in all and per token, and the cache")
     which = f"a preset ({', '.join(PRESETS)}), a run folder or a checkpoint folder (default: every preset in a line)"
     params.add_argument("model", nargs="?", metavar="MODEL", help=which)
+    memory = params.add_argument_group("memory of a training step")
+    memory.add_argument("--memory", action="store_true", help="show what a step would take, by part, without taking it")
+    memory.add_argument("--micro-batch-tokens", type=int, metavar="N", help="tokens in the model at once")
+    memory.add_argument("--seq-len", type=int, metavar="N", help="tokens in a sequence")
+    precision = "of matrix products: fp32, bf16 or auto, bf16 where it is fast (default)"
+    memory.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help=precision)
+    _add_device(memory)
     _add_json(params)
 
 

@@ -1,4 +1,7 @@
-"""`dsv3-mini params`: how many parameters a model has, by component, and how many of them work for one token."""
+"""`dsv3-mini params`: how many parameters a model has, by component, and how many of them work for one token.
+
+With `--memory`: how much memory a training step takes, by part (`train.step_memory`).
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,23 @@ import argparse
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dsv3_mini.commands.table import format_table
 from dsv3_mini.config import PRESETS, ModelConfig
 from dsv3_mini.errors import InputError
 from dsv3_mini.model.count import ParameterCount, cache_bytes_per_token, count_parameters
 
+if TYPE_CHECKING:
+    from dsv3_mini.train.step_memory import StepMemory
+
+MIB = 2**20
+
 
 def run(args: argparse.Namespace) -> int:
     """Print the table of one model, or a line for each preset."""
+    if args.memory:
+        return _show_memory(args)
     if args.model is None:
         configs = {name: ModelConfig.preset(name) for name in PRESETS}
         if args.json:
@@ -45,6 +55,69 @@ def as_json(name: str, cfg: ModelConfig) -> dict[str, Any]:
         },
         "cache_bytes_per_token": cache_bytes_per_token(cfg),
     }
+
+
+def _show_memory(args: argparse.Namespace) -> int:
+    """The memory of a training step; settings that are not given are those of `dsv3-mini train`."""
+    if args.model is None:
+        raise InputError(f"--memory needs a MODEL: a preset ({', '.join(PRESETS)}) or a folder with a model")
+    cfg = _config_of(args.model)
+    from dsv3_mini.train.config import TRAIN_PRESETS
+    from dsv3_mini.train.step_memory import predict_step_memory
+
+    usual = TRAIN_PRESETS.get(args.model, {})
+    seq_len = args.seq_len or usual.get("seq_len") or min(cfg.max_position_embeddings, 4096)
+    tokens = args.micro_batch_tokens or max(usual.get("micro_batch_tokens", 0), seq_len)
+    memory = [
+        predict_step_memory(
+            cfg, tokens=tokens, seq_len=seq_len, precision=args.precision, device=args.device, recompute=recompute
+        )
+        for recompute in (False, True)
+    ]
+    if args.json:
+        print(json.dumps({"model": args.model, "steps": [dataclasses.asdict(step) for step in memory]}))
+    else:
+        print(_memory_table(args.model, *memory))
+    return 0
+
+
+def _memory_table(name: str, kept: StepMemory, recomputed: StepMemory) -> str:
+    rows = [
+        [part, _mib(size), f"{size / kept.peak:.1%}", _mib(recomputed.by_part[part])]
+        for part, size in kept.by_part.items()
+        if size or recomputed.by_part[part]
+    ]
+    rows.append(["peak", _mib(kept.peak), "", _mib(recomputed.peak)])
+    layers = [[layer, *map(_mib, sizes)] for layer, sizes in _runs(kept.kept, recomputed.kept)]
+    return "\n\n".join([
+        f"One training step of {name} on {kept.device}: {kept.tokens:,} tokens at once in sequences of "
+        f"{kept.seq_len:,}, matrix\nproducts in {kept.precision}. Predicted by dry runs, which take no memory: one "
+        "keeps all activations, one\nrecomputes norms and MLA up-projections in the backward pass.",
+        format_table(["alive at the peak", "MiB", "share", "recomputing"], rows),
+        format_table(["activations kept for the backward pass", "MiB", "recomputing"], layers),
+    ])  # fmt: skip
+
+
+def _runs(*kept: dict[str, int]) -> list[tuple[str, tuple[int, ...]]]:
+    """Layers of one kind and size that follow each other, in one line."""
+    runs: list[tuple[str, list[str], tuple[int, ...]]] = []  # kind, the numbers of its layers, bytes of each
+    for name in kept[0]:
+        sizes = tuple(of[name] for of in kept)
+        kind, _, number = name.rpartition(" ")
+        if not number.isdigit():
+            runs.append((name, [], sizes))
+        elif runs and (runs[-1][0], runs[-1][2]) == (kind, sizes):
+            runs[-1][1].append(number)
+        else:
+            runs.append((kind, [number], sizes))
+    return [
+        (f"{kind}s {numbers[0]} to {numbers[-1]}, each" if len(numbers) > 1 else " ".join([kind, *numbers]), sizes)
+        for kind, numbers, sizes in runs
+    ]
+
+
+def _mib(size: int) -> str:
+    return f"{size / MIB:,.1f}"
 
 
 def _config_of(model: str) -> ModelConfig:
@@ -92,9 +165,12 @@ def _table(name: str, cfg: ModelConfig) -> str:
             "which uses the embedding and the output head of the main model."
         )
     cache = cache_bytes_per_token(cfg)
+    per_layer = f"({cfg.kv_lora_rank} latent + {cfg.qk_rope_head_dim} rotary)"
+    if cfg.plain_kv_heads is not None:
+        per_layer = f"{cfg.plain_kv_heads} heads x 2 x {cfg.v_head_dim}"
     parts.append(
-        f"The latent cache grows by {cache:,} bytes per token in BF16: {cfg.num_hidden_layers} layers x "
-        f"({cfg.kv_lora_rank} latent + {cfg.qk_rope_head_dim} rotary) x 2."
+        f"The {'latent' if cfg.plain_kv_heads is None else 'key/value'} cache grows by {cache:,} bytes per token in "
+        f"BF16: {cfg.num_hidden_layers} layers x {per_layer} x 2."
     )
     return "\n\n".join(parts)
 

@@ -42,7 +42,10 @@ _OPTIONAL = {
     "eos_token_id": None,
 }
 # Fields of ours alone.
-_OWN = ("balance_loss_alpha", "batch_balance_loss_alpha", "initializer_range")
+_OWN = ("balance_loss_alpha", "batch_balance_loss_alpha", "initializer_range", "plain_kv_heads")
+# Of a model with plain attention instead of MLA: none of the layout's architectures, so no other reader may take it for
+# one of them and fill in what it misses.
+PLAIN_MODEL_TYPE = "dsv3_mini_plain_attention"
 # transformers knows two fields by a second name.
 _ALIASES = {"num_mtp_layers": "num_nextn_predict_layers", "num_local_experts": "n_routed_experts"}
 # Settings with one value that this model can be. Absent means this value, in transformers and in the released code.
@@ -63,14 +66,16 @@ _FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
 def config_to_hf(cfg: ModelConfig, dtype: str | None = None) -> dict[str, Any]:
     """The content of `config.json` for a model of this config; `dtype` is the type of its weights ("bfloat16").
 
-    Stock transformers reads it to an equal model, and `config_from_hf` to an equal `ModelConfig`.
+    Stock transformers reads it to an equal model, and `config_from_hf` to an equal `ModelConfig`. A model with plain
+    attention is none that transformers has: it refuses the `model_type`, and only `config_from_hf` reads it.
     """
+    plain = cfg.plain_kv_heads is not None
     fields = {name: getattr(cfg, name) for name in (*_REQUIRED, *_OPTIONAL)}
     if cfg.initializer_range is None:
         fields["initializer_range"] = HF_INITIALIZER_RANGE
     return {
-        "architectures": ["DeepseekV3ForCausalLM"],
-        "model_type": "deepseek_v3",
+        "architectures": [] if plain else ["DeepseekV3ForCausalLM"],
+        "model_type": PLAIN_MODEL_TYPE if plain else "deepseek_v3",
         **({"torch_dtype": dtype} if dtype is not None else {}),
         **fields,
         "num_key_value_heads": cfg.num_attention_heads,
@@ -146,11 +151,14 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 def _check_kind(values: dict[str, Any], source: str) -> None:
     """Relatives with the same tensors carry their own model_type (Kimi K2) but name this architecture."""
-    architectures = values.get("architectures")
+    own, architectures, kind = values.get(OWN_KEY), values.get("architectures"), values.get("model_type")
+    if isinstance(own, dict) and own.get("plain_kv_heads") is not None:
+        if kind != PLAIN_MODEL_TYPE:
+            refuse(source, "model_type", kind, f'"{PLAIN_MODEL_TYPE}" where {OWN_KEY}.plain_kv_heads is given')
+        return
     named = isinstance(architectures, list) and "DeepseekV3ForCausalLM" in architectures
-    if values.get("model_type") != "deepseek_v3" and not named:
-        right = '"deepseek_v3", the one architecture of this package'
-        refuse(source, "model_type", values.get("model_type"), right)
+    if kind != "deepseek_v3" and not named:
+        refuse(source, "model_type", kind, '"deepseek_v3", the one architecture of this package')
 
 
 def _one_token(value: Any, source: str) -> Any:
@@ -168,10 +176,11 @@ def _one_token(value: Any, source: str) -> Any:
 
 
 def _own_values(cfg: ModelConfig) -> dict[str, Any]:
-    """Our own fields. The batch-wise loss is named only where it is used: versions without it refuse unknown fields."""
+    """Our own fields. Younger ones are named only where they are used: versions without them refuse unknown fields."""
     own = {name: getattr(cfg, name) for name in _OWN}
-    if own["batch_balance_loss_alpha"] == 0:
-        del own["batch_balance_loss_alpha"]
+    for name, unused in (("batch_balance_loss_alpha", 0), ("plain_kv_heads", None)):
+        if own[name] == unused:
+            del own[name]
     return own
 
 

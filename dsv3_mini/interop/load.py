@@ -73,7 +73,8 @@ def _without_absent_mtp(cfg: ModelConfig, held: dict[str, Stored]) -> ModelConfi
     layers = {layer_of(name) for name in held} - {None}
     if not cfg.num_nextn_predict_layers or any(layer in mtp_layers(cfg) for layer in layers):
         return cfg
-    return cfg.replace(num_nextn_predict_layers=0)
+    dense = min(cfg.first_k_dense_replace, cfg.num_hidden_layers)  # counts the modules too where they are dense
+    return cfg.replace(num_nextn_predict_layers=0, first_k_dense_replace=dense)
 
 
 def _check_proportions(cfg: ModelConfig, held: dict[str, Stored], folder: Path) -> None:

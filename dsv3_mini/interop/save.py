@@ -54,15 +54,19 @@ def write_checkpoint(
     *,
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    mtp_copies: bool = True,
 ) -> None:
-    """Write the files of a checkpoint into a folder that exists; for callers who add their own in `atomic_folder`."""
+    """Write the files of a checkpoint into a folder that exists; for callers who add their own in `atomic_folder`.
+
+    `mtp_copies=False` leaves out what an MTP module shares with the main model: neither we nor transformers need it.
+    """
     if max_shard_bytes < 1:
         raise InputError(f"max_shard_bytes = {max_shard_bytes} cannot be: it must be at least 1")
     state = model.state_dict()
     dtype = state["model.embed_tokens.weight"].dtype if dtype is None else dtype
     if any(tensor.is_meta for tensor in state.values()):
         raise InputError("this model was built on the meta device and has no weights to save")
-    layout = disk_layout(state, model.cfg)
+    layout = {n: slot for n, slot in disk_layout(state, model.cfg).items() if mtp_copies or not slot.is_copy}
     dtypes = {name: torch.float32 if name.endswith(ROUTING_BIAS) else dtype for name in layout}
     sizes = {name: torch.Size(slot.shape).numel() * dtypes[name].itemsize for name, slot in layout.items()}
     shards = list(_fill_shards(sizes, max_shard_bytes))

@@ -119,38 +119,50 @@ def lab_settings(base: TrainConfig | None, steps: int, evaluations: int, eval_by
 
 
 def describe(folder: Path) -> Record:
-    """What one run showed, as plain JSON: curves of at most `POINTS` points, and where it ended."""
+    """What one run showed, as plain JSON: curves of at most `POINTS` points, and where it ended.
+
+    A run of a dense model has nothing about balance: no "layers" and no "maxvio..".
+    """
     config = run_folder.read_run(folder)["config"]
     lines = read_metrics(folder)
-    violation = np.array([line["maxvio"] for line in lines])  # [steps, L]
     losses = np.array([line["losses"]["main"] for line in lines])
     ends = np.unique(np.linspace(0, len(lines), min(POINTS, len(lines)) + 1).round().astype(int))
     parts = list(pairwise(ends))  # the steps that one point of a curve is the mean of
-    log = read_routing_log(folder)
-    late = log.steps > 0.8 * len(lines)
     evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     return {
         "seed": config["seed"],
-        "layers": log.layers.tolist(),
         "steps": ends[1:].tolist(),
-        "maxvio": [_rounded(violation[a:b].mean(0)) for a, b in parts],
         "loss": _rounded([losses[a:b].mean() for a, b in parts]),
+        **(_describe_balance(folder, lines, parts) if lines[0]["maxvio"] else {}),
         "evaluations": [[line["step"], line["bits_per_byte"]] for line in lines if "bits_per_byte" in line],
-        "maxvio_last_fifth": _rounded(violation[len(lines) - max(1, len(lines) // 5) :].mean(0)),
-        "maxvio_of_last_fifth_together": _rounded(max_violation(torch.from_numpy(log.load[late].sum(0))).tolist()),
         "bits_per_byte": {domain: round(bits, 4) for domain, bits in evaluation["bits_per_byte"].items()},
         "seconds": round(lines[-1]["seconds"], 1),
     }
 
 
+def _describe_balance(folder: Path, lines: Sequence[Record], parts: Sequence[tuple[int, int]]) -> Record:
+    violation = np.array([line["maxvio"] for line in lines])  # [steps, L]
+    log = read_routing_log(folder)
+    late = log.steps > 0.8 * len(lines)
+    return {
+        "layers": log.layers.tolist(),
+        "maxvio": [_rounded(violation[a:b].mean(0)) for a, b in parts],
+        "maxvio_last_fifth": _rounded(violation[len(lines) - max(1, len(lines) // 5) :].mean(0)),
+        "maxvio_of_last_fifth_together": _rounded(max_violation(torch.from_numpy(log.load[late].sum(0))).tolist()),
+    }
+
+
 def summarise(records: Sequence[Record], key: str) -> dict[str, Any]:
-    """Mean, lowest and highest over the seeds, by `key`: MaxVio (mean over layers), and bits per byte by domain."""
+    """Mean, lowest and highest over the seeds, by `key`: MaxVio (mean over layers), and bits per byte by domain.
+
+    Dense models have no MaxVio.
+    """
     summary: dict[str, Any] = {}
     for value in dict.fromkeys(record[key] for record in records):
         chosen = [record for record in records if record[key] == value]
+        balance = [name for name in ("maxvio_last_fifth", "maxvio_of_last_fifth_together") if name in chosen[0]]
         summary[f"{value}"] = {
-            "maxvio_last_fifth": _spread([_mean(r["maxvio_last_fifth"]) for r in chosen]),
-            "maxvio_of_last_fifth_together": _spread([_mean(r["maxvio_of_last_fifth_together"]) for r in chosen]),
+            **{name: _spread([_mean(r[name]) for r in chosen]) for name in balance},
             "bits_per_byte": {
                 domain: _spread([r["bits_per_byte"][domain] for r in chosen]) for domain in chosen[0]["bits_per_byte"]
             },

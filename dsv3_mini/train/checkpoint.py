@@ -5,6 +5,8 @@ tokenizer: whoever loads models can load it) plus what training needs to go on:
 
     training_state.safetensors   AdamW's moments by parameter name, states of the random generators
     training_state.json          steps done, sequences consumed, seconds spent
+    training_state/              the tensors in shards instead, from a run of several processes
+                                 (`parallel.distributed_checkpoint`)
     complete.json                every file above with its size and SHA-256; written last
 
 It is written under another name, synced to the disk and then renamed, so a folder with the final name is whole. If
@@ -15,9 +17,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +32,17 @@ from torch import Tensor, nn
 
 from dsv3_mini.errors import InputError
 from dsv3_mini.interop.atomic import atomic_folder
+from dsv3_mini.interop.names import disk_layout
 from dsv3_mini.interop.save import write_checkpoint
 from dsv3_mini.model.transformer import DeepSeekV3
+from dsv3_mini.train.disk import free_bytes, full_disk_explained, readable
 from dsv3_mini.train.tokenizer import Tokenizer
 
 MARKER = "complete.json"
 _STATE_TENSORS = "training_state.safetensors"
-_STATE_NUMBERS = "training_state.json"
+STATE_NUMBERS = "training_state.json"
+STATE_SHARDS = "training_state"  # a folder: the tensors of a run of several processes
+_TEXT_BYTES = 500_000  # tokenizer and configs, roughly
 _STEP_FOLDER = re.compile(r"step-(\d{6,})")
 
 
@@ -45,26 +53,57 @@ def save_checkpoint(
     tokenizer: Tokenizer | None,
     optimizer: torch.optim.Optimizer,
     numbers: dict[str, Any],
+    *,
+    write_state: Callable[[Path], None] | None = None,
 ) -> Path:
-    """Write `run`/checkpoints/step-XXXXXX and return it. `numbers`: plain values to find again after loading."""
+    """Write `run`/checkpoints/step-XXXXXX and return it. `numbers`: plain values to find again after loading.
+
+    `write_state(folder)` writes the optimizer's state in another way (`parallel.distributed_checkpoint`).
+
+    Raises `InputError` when there is no room; nothing is left of the attempt then.
+    """
     final = run / "checkpoints" / f"step-{step:06d}"
     final.parent.mkdir(parents=True, exist_ok=True)
     if final.exists():  # a broken one: the run continued from one before it
         final.rename(_hidden(final))
-    with atomic_folder(final) as draft:
+    with full_disk_explained(final, checkpoint_bytes(model)), atomic_folder(final) as draft:
         write_checkpoint(model, draft, tokenizer)
-        save_file(_training_tensors(model, optimizer), draft / _STATE_TENSORS)
-        (draft / _STATE_NUMBERS).write_text(json.dumps({"step": step, **numbers}, indent=2) + "\n", encoding="utf-8")
-        files = {path.name: _fingerprint(path) for path in sorted(draft.iterdir())}
+        if write_state is not None:
+            write_state(draft)
+        else:
+            save_file(_training_tensors(model, optimizer), draft / _STATE_TENSORS)
+        (draft / STATE_NUMBERS).write_text(json.dumps({"step": step, **numbers}, indent=2) + "\n", encoding="utf-8")
+        written = sorted(path for path in draft.rglob("*") if path.is_file())
+        files = {path.relative_to(draft).as_posix(): _fingerprint(path) for path in written}
         (draft / MARKER).write_text(json.dumps({"files": files}, indent=2) + "\n", encoding="utf-8")
     return final
+
+
+def checkpoint_bytes(model: DeepSeekV3) -> int:
+    """About how large a checkpoint will be: the weights as they go to disk and two moments of AdamW for each, fp32."""
+    weights = sum(math.prod(slot.shape) for slot in disk_layout(model.state_dict(), model.cfg).values())
+    moments = 2 * sum(param.numel() for param in model.parameters())
+    return 4 * (weights + moments) + _TEXT_BYTES
+
+
+def little_room(run: Path, model: DeepSeekV3, keep: int) -> str | None:
+    """What to say before the first step, and not after hours, if the disk has no room for the checkpoints of a run."""
+    # One more than are kept: the oldest goes when the newest stands.
+    missing = max(0, keep + 1 - len(list_checkpoints(run)))
+    needed, free = missing * checkpoint_bytes(model), free_bytes(run)
+    if needed <= free:
+        return None
+    return (
+        f"{run}: {readable(free)} are free, its checkpoints need about {readable(needed)} more "
+        f"(keep_checkpoints = {keep}, and one while it is written)"
+    )
 
 
 def load_training_state(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Give the optimizer its moments and torch its random states back; returns the `numbers` saved with them."""
     try:
         tensors = load_file(checkpoint / _STATE_TENSORS)
-        numbers = json.loads((checkpoint / _STATE_NUMBERS).read_text(encoding="utf-8"))
+        numbers = json.loads((checkpoint / STATE_NUMBERS).read_text(encoding="utf-8"))
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"{checkpoint} holds no training state to continue from: {error}") from None
     optimizer.state.clear()
@@ -109,7 +148,10 @@ def latest_checkpoint(folder: Path) -> Path:
             return checkpoint
         damages.append(f"{checkpoint.name}: {damage}")
     if damages:
-        raise InputError(f"{folder} has no whole checkpoint ({'; '.join(damages)})")
+        raise InputError(
+            f"{folder} has no whole checkpoint ({'; '.join(damages)}): put a copy of one back, or train into another "
+            "folder"
+        )
     raise InputError(f"{folder} has no checkpoint: neither a config.json nor a checkpoints/step-XXXXXX folder")
 
 
@@ -124,9 +166,11 @@ def find_damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint of ours, by its marker; None when every file is what was written."""
     try:
         files = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))["files"]
+        if "config.json" not in files:
+            return f"{MARKER} does not name config.json"
         for name, written in files.items():
             path = checkpoint / name
-            if Path(name).name != name:
+            if Path(name).is_absolute() or ".." in Path(name).parts:
                 return f"{MARKER} names {name}, which is outside the folder"
             if not path.is_file():
                 return f"{name} is missing"
@@ -166,18 +210,23 @@ def remove_later_checkpoints(checkpoint: Path) -> list[str]:
 
 def remove_leftovers(run: Path) -> None:
     """Remove what a killed run left, hidden entries all: checkpoints half written or half removed."""
-    for path in (Path(run) / "checkpoints").glob(".*"):
+    for path in (Path(run) / "checkpoints").glob(".step-*"):
         shutil.rmtree(path)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file so that at any moment either the old or the new one is there, whole."""
     partial = path.with_name(f".{path.name}.writing")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(json.dumps(value, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    text = json.dumps(value, indent=2) + "\n"
+    try:
+        with open(partial, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def _training_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -22,6 +22,22 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+def is_here(name: str) -> bool:
+    """Whether this machine has the device called `name`."""
+    try:
+        pick_device(name)
+    except InputError:
+        return False
+    return True
+
+
+def describe_device(device: torch.device) -> str:
+    """The device with what decides which kernels torch takes on it: the GPU's name, the CPU's vector instructions."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({torch.backends.cpu.get_cpu_capability()})"
+
+
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bf16 matrices by itself, at about twice the rate of fp32 or more."""
     if device.type == "cuda":

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from dsv3_mini.config import ModelConfig
+from dsv3_mini.model.count import attention_parameters
 
 # Dense bf16 tensor-core FLOP/s with fp32 accumulation, from the vendor's data sheets. First match by name wins.
 _PEAK_BF16 = (
@@ -40,28 +41,30 @@ _PEAK_BF16 = (
 
 def matmul_parameters(cfg: ModelConfig, *, mtp: bool = True) -> int:
     """N above: weights in matrix products that one token meets, with the MTP modules or without."""
-    d, heads = cfg.hidden_size, cfg.num_attention_heads
-    q_out = heads * cfg.qk_head_dim
-    query = d * q_out if cfg.q_lora_rank is None else cfg.q_lora_rank * (d + q_out)
-    latent = d * cfg.cache_width + cfg.kv_lora_rank * heads * (cfg.qk_nope_head_dim + cfg.v_head_dim)
-    attention = query + latent + heads * cfg.v_head_dim * d
+    d = cfg.hidden_size
+    attention = attention_parameters(cfg)
+    if cfg.plain_kv_heads is None:  # MLA, whose two inner norms are no matrices
+        attention -= (cfg.q_lora_rank or 0) + cfg.kv_lora_rank
     experts = cfg.num_experts_per_tok + cfg.n_shared_experts
     moe = 3 * d * cfg.moe_intermediate_size * experts + d * cfg.n_routed_experts
     dense = 3 * d * cfg.intermediate_size
-    layers, dense_layers = cfg.num_hidden_layers, cfg.first_k_dense_replace
     head = cfg.vocab_size * d
-    total = layers * attention + dense_layers * dense + (layers - dense_layers) * moe + head
+    ffns = [dense if layer < cfg.first_k_dense_replace else moe for layer in range(_layers(cfg))]
+    total = cfg.num_hidden_layers * attention + sum(ffns[: cfg.num_hidden_layers]) + head
     if mtp:
         eh_proj = 2 * d * d
-        total += cfg.num_nextn_predict_layers * (attention + moe + eh_proj + head)
+        total += cfg.num_nextn_predict_layers * (attention + eh_proj + head) + sum(ffns[cfg.num_hidden_layers :])
     return total
 
 
 def training_flops_per_token(cfg: ModelConfig, seq_len: int) -> float:
     """Floating-point operations of one training token, forward and backward, in sequences of `seq_len` tokens."""
-    attention_layers = cfg.num_hidden_layers + cfg.num_nextn_predict_layers
     scores_and_values = 6 * cfg.num_attention_heads * (cfg.qk_head_dim + cfg.v_head_dim) * (seq_len + 1) / 2
-    return 6 * matmul_parameters(cfg) + attention_layers * scores_and_values
+    return 6 * matmul_parameters(cfg) + _layers(cfg) * scores_and_values
+
+
+def _layers(cfg: ModelConfig) -> int:
+    return cfg.num_hidden_layers + cfg.num_nextn_predict_layers
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype, size: int = 1024, seconds: float = 0.5) -> float:

@@ -73,8 +73,11 @@ def route_documents(
     Raises `InputError` for a dense model, or without any text.
     """
     cfg = model.cfg
-    if cfg.first_k_dense_replace == cfg.num_hidden_layers:
-        raise InputError("this model is dense (first_k_dense_replace = num_hidden_layers): it has no routed experts")
+    if cfg.first_k_dense_replace >= cfg.num_hidden_layers:
+        raise InputError(
+            f"this model is dense (first_k_dense_replace = {cfg.first_k_dense_replace}, num_hidden_layers = "
+            f"{cfg.num_hidden_layers}): it has no routed experts"
+        )
     seq_len = min(seq_len, cfg.max_position_embeddings)
     names = tuple(sorted({document.domain for document in documents}))
     kind_of = np.array([KINDS.index(token_kind(piece)) for piece in tokenizer.token_bytes])

@@ -8,12 +8,13 @@ import logging
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import DeepseekV3Config
+from transformers import AutoConfig, DeepseekV3Config
 
 from dsv3_mini.config import PRESETS, ModelConfig, YarnConfig
 from dsv3_mini.errors import InputError
@@ -31,7 +32,7 @@ def configs(draw: st.DrawFn) -> ModelConfig:
     number = st.floats(1e-6, 1e6)
     groups, per_group = draw(st.integers(1, 8)), draw(st.integers(2, 32))
     kept = draw(st.integers(1, groups))
-    layers, vocab = draw(st.integers(1, 80)), draw(count)
+    layers, depth, vocab = draw(st.integers(1, 80)), draw(st.integers(0, 4)), draw(count)
     token = st.none() | st.integers(0, vocab - 1)
     slow = draw(st.floats(0.1, 10))
     yarn = st.none() | st.builds(
@@ -47,9 +48,9 @@ def configs(draw: st.DrawFn) -> ModelConfig:
         vocab_size=vocab,
         hidden_size=draw(count),
         num_hidden_layers=layers,
-        first_k_dense_replace=draw(st.integers(0, layers)),
+        first_k_dense_replace=draw(st.integers(0, layers + depth)),
         intermediate_size=draw(count),
-        num_nextn_predict_layers=draw(st.integers(0, 4)),
+        num_nextn_predict_layers=depth,
         num_attention_heads=draw(count),
         q_lora_rank=draw(st.none() | count),
         kv_lora_rank=draw(count),
@@ -88,7 +89,9 @@ def test_transformers_reads_the_same_model_without_a_warning(cfg: ModelConfig) -
     """Every field of ours that transformers has comes out equal, and what it writes again is the same config to us."""
     theirs = DeepseekV3Config(**config_to_hf(cfg))
     for field in dataclasses.fields(cfg):
-        ours = ("rope_scaling", "rope_theta", "balance_loss_alpha", "batch_balance_loss_alpha", "initializer_range")
+        ours = (
+            "rope_scaling rope_theta balance_loss_alpha batch_balance_loss_alpha initializer_range plain_kv_heads"
+        ).split()
         if field.name not in ours:
             assert getattr(theirs, field.name) == getattr(cfg, field.name), field.name
     assert theirs.initializer_range == (cfg.initializer_range or 0.02)
@@ -123,6 +126,20 @@ def test_the_batch_wise_loss_is_said_only_where_it_is_used() -> None:
     used = config_to_hf(tiny_config(batch_balance_loss_alpha=0.25))
     assert used["dsv3_mini"]["batch_balance_loss_alpha"] == 0.25
     assert config_from_hf(used).batch_balance_loss_alpha == 0.25
+
+
+def test_plain_attention_is_read_by_us_and_refused_by_everybody_else(tmp_path: Path) -> None:
+    cfg = tiny_config(plain_kv_heads=2, qk_nope_head_dim=0, qk_rope_head_dim=6, v_head_dim=6)
+    values = config_to_hf(cfg)
+    assert config_from_hf(json.loads(json.dumps(values))) == cfg
+    (tmp_path / "config.json").write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(ValueError, match="dsv3_mini_plain_attention"):
+        AutoConfig.from_pretrained(tmp_path)
+    # A file that claims both would be loaded by others as MLA with weights that are not there.
+    with pytest.raises(InputError, match=r"model_type.*dsv3_mini_plain_attention"):
+        config_from_hf({**values, "model_type": "deepseek_v3"})
+    with pytest.raises(InputError, match="model_type"):
+        config_from_hf({**values, "dsv3_mini": {}})
 
 
 def test_fan_in_initialisation_is_kept_unless_somebody_edits_the_field_that_everybody_knows() -> None:

@@ -115,6 +115,17 @@ def test_no_mtp_module_at_all_gives_a_model_without_and_one_warning(one: Path) -
     assert torch.equal(model(some_tokens()).logits, full.logits)
 
 
+def test_a_dense_twin_without_its_mtp_module_loads_too(tmp_path: Path) -> None:
+    twin = tiny_model(first_k_dense_replace=4)  # three layers and the module
+    save_pretrained(twin, tmp_path / "twin")
+    assert same_weights(load_pretrained(tmp_path / "twin"), twin)
+    module = {name: None for name in load_file(tmp_path / "twin" / SINGLE) if name.startswith("model.layers.3.")}
+    edit_tensors(tmp_path / "twin" / SINGLE, **module)
+    with pytest.warns(UserWarning, match="without multi-token prediction"):
+        model = load_pretrained(tmp_path / "twin")
+    assert torch.equal(model(some_tokens()).logits, twin(some_tokens()).logits)
+
+
 def test_an_index_over_a_single_file(one: Path) -> None:
     edit_index = {"weight_map": dict.fromkeys(load_file(one / SINGLE), SINGLE)}
     (one / INDEX).write_text(json.dumps(edit_index))

@@ -35,6 +35,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "YaRN without mscale_all_dim": dict(rope_scaling=tiny_yarn(mscale_all_dim=0)),
     "YaRN without mscale": dict(rope_scaling=YarnConfig(factor=4, original_max_position_embeddings=16, mscale=0)),
     "all dense but the MTP module": dict(first_k_dense_replace=3),
+    "all dense, the MTP module too": dict(first_k_dense_replace=4),
     "all sparse, one group, two shared": dict(first_k_dense_replace=0, n_group=1, topk_group=1, n_shared_experts=2),
     "no MTP, gates not normalised": dict(num_nextn_predict_layers=0, norm_topk_prob=False, rope_theta=300.0),
     "two MTP modules": dict(num_nextn_predict_layers=2, rms_norm_eps=1e-5, eos_token_id=None),

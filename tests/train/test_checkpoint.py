@@ -176,8 +176,10 @@ def test_pruning_keeps_the_newest_and_leftovers_go(tmp_path, trained):
     for step in (1, 2, 3, 12):
         save(tmp_path, step, trained)
     (tmp_path / "checkpoints" / ".step-000013.writing-abcd").mkdir()
+    (tmp_path / "checkpoints" / ".DS_Store").write_text("a file manager's, none of our business")
     prune_checkpoints(tmp_path, 2)
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-000003", "step-000012"]
+    found = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert found == [".DS_Store", "step-000003", "step-000012"]
     remove_leftovers(tmp_path / "nowhere")  # nothing to remove is nothing to fail on
 
 
@@ -195,9 +197,12 @@ def test_a_folder_without_training_state_cannot_be_continued(tmp_path, trained):
         load_training_state(folder, *trained)
 
 
-def test_json_is_replaced_whole(tmp_path):
+def test_json_is_replaced_whole(tmp_path, monkeypatch):
     path = tmp_path / "run.json"
     write_json(path, {"a": 1})
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
-    assert json.loads(path.read_text()) == {"a": 1}
+    monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_json(path, {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 1} and os.listdir(tmp_path) == ["run.json"]

@@ -4,11 +4,11 @@ import dataclasses
 import json
 import math
 import os
-import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,8 +18,8 @@ from dsv3_mini.config import ModelConfig
 from dsv3_mini.errors import InputError
 from dsv3_mini.interop.load import load_pretrained
 from dsv3_mini.model.transformer import DeepSeekV3
-from dsv3_mini.train import loop, run_folder
-from dsv3_mini.train.checkpoint import find_damage, latest_checkpoint, list_checkpoints
+from dsv3_mini.train import distributed, loop, run_folder
+from dsv3_mini.train.checkpoint import latest_checkpoint, list_checkpoints
 from dsv3_mini.train.config import TRAIN_PRESETS
 from dsv3_mini.train.loop import TrainingDiverged, train, train_step
 from dsv3_mini.train.metrics import read_metrics
@@ -218,14 +218,62 @@ def test_a_continued_run_is_the_unbroken_run_bit_for_bit(tiny_run, tmp_path, mon
     assert any(value.any() for name, value in weights(whole.out).items() if name.endswith("correction_bias"))
 
 
-def test_continuing_passes_over_a_broken_checkpoint(tiny_run, tmp_path, quiet):
-    whole = tiny_run(out=tmp_path / "whole", steps=6, checkpoint_every=2)
-    train(whole, progress=False)
-    expected = losses(whole.out), weights(whole.out)
-    os.truncate(whole.out / "checkpoints" / "step-000006" / "model.safetensors", 100)
-    result = train(dataclasses.replace(whole, resume=True), progress=False)
-    assert result.resumed_from == 4
-    assert losses(whole.out) == expected[0] and same(weights(whole.out), expected[1])
+def cut_short(checkpoint: Path) -> str:
+    os.truncate(checkpoint / "model.safetensors", 100)
+    return r"model.safetensors has 100 bytes where \d+ were written"
+
+
+def flip_a_bit(checkpoint: Path) -> str:
+    content = bytearray((checkpoint / "training_state.safetensors").read_bytes())
+    content[len(content) // 2] ^= 1
+    (checkpoint / "training_state.safetensors").write_bytes(content)
+    return r"training_state.safetensors is not what was written"
+
+
+def remove_a_file(checkpoint: Path) -> str:
+    (checkpoint / "config.json").unlink()
+    return r"config.json is missing"
+
+
+def empty_marker(checkpoint: Path) -> str:
+    (checkpoint / "complete.json").write_text("")
+    return r"complete.json cannot be read"
+
+
+def marker_of_nothing(checkpoint: Path) -> str:
+    (checkpoint / "complete.json").write_text('{"files": {}}')
+    return r"complete.json does not name config.json"
+
+
+def empty_folder(checkpoint: Path) -> str:
+    shutil.rmtree(checkpoint)
+    checkpoint.mkdir()
+    return r"complete.json is missing"
+
+
+HARMS = [cut_short, flip_a_bit, remove_a_file, empty_marker, marker_of_nothing, empty_folder]
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_continuing_passes_over_a_broken_checkpoint_and_says_so(tiny_run, capsys, quiet, harm):
+    cfg = tiny_run(steps=4, checkpoint_every=2)
+    train(cfg, progress=False)
+    expected = losses(cfg.out), weights(cfg.out)
+    reason = harm(cfg.out / "checkpoints" / "step-000004")
+    assert train(dataclasses.replace(cfg, resume=True)).resumed_from == 2
+    assert re.search(rf"step-000004 is not whole \({reason}", capsys.readouterr().err)
+    assert losses(cfg.out) == expected[0] and same(weights(cfg.out), expected[1])
+
+
+def test_without_a_whole_checkpoint_continuing_says_what_is_wrong_with_each(tiny_run, quiet):
+    cfg = tiny_run(steps=4, checkpoint_every=2)
+    train(cfg, progress=False)
+    reasons = [harm(path) for harm, path in zip((flip_a_bit, cut_short), list_checkpoints(cfg.out))]
+    before = {path: path.stat().st_mtime_ns for path in cfg.out.rglob("*") if path.name != "lock"}
+    message = rf"no whole checkpoint \(step-000004: {reasons[1]}; step-000002: {reasons[0]}.*\): put a copy of one back"
+    with pytest.raises(InputError, match=message):
+        train(dataclasses.replace(cfg, resume=True), progress=False)
+    assert {path: path.stat().st_mtime_ns for path in cfg.out.rglob("*") if path.name != "lock"} == before
 
 
 def test_a_broken_checkpoint_is_not_kept_in_place_of_a_whole_one(tiny_run, monkeypatch, capsys, quiet):
@@ -285,7 +333,7 @@ def test_continuing_a_finished_run_says_so(tiny_run, capsys, quiet):
 def test_a_run_killed_before_its_first_checkpoint_begins_again(tiny_run, monkeypatch, quiet):
     cfg = tiny_run(steps=3)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "save_checkpoint", lambda *args: (_ for _ in ()).throw(OSError("disk full")))
+        patch.setattr(distributed, "save_checkpoint", lambda *args: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
             train(cfg, progress=False)
     assert len(losses(cfg.out)) == 3
@@ -449,57 +497,3 @@ with locked(Path({str(cfg.out)!r})):
         holder.wait()
     with run_folder.locked(cfg.out):
         pass
-
-
-TRAIN_SCRIPT = """
-import json, sys
-from pathlib import Path
-import torch
-from dsv3_mini.config import ModelConfig
-from dsv3_mini.train import loop
-loop.evaluate_model = lambda *args, **kwargs: {"bits_per_byte": {}}
-loop.peak_flops = lambda *args: 1e12
-torch.set_num_threads(1)
-settings = json.loads(sys.argv[1])
-settings["model"] = ModelConfig(**settings["model"])
-loop.train(loop.TrainConfig(**settings), progress=False)
-"""
-
-
-def test_killed_at_random_moments_a_run_ends_as_if_nothing_had_happened(tiny_run, tmp_path, quiet):
-    steps, budget, kills = 40, 45.0, 5  # budget in seconds: a slow machine kills fewer times
-    whole = tiny_run(out=tmp_path / "whole", steps=steps, checkpoint_every=steps)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the same number of threads: the same order of additions
-    try:
-        train(whole, progress=False)
-    finally:
-        torch.set_num_threads(threads)
-
-    run = tmp_path / "killed"
-    cfg = dataclasses.replace(whole, out=run, checkpoint_every=1, text=Path(whole.text).resolve())
-
-    def start() -> subprocess.Popen:
-        settings = {**cfg.to_json(), "resume": (run / "run.json").exists()}
-        return subprocess.Popen([sys.executable, "-c", TRAIN_SCRIPT, json.dumps(settings)])
-
-    rng, began, killed = random.Random(0), time.monotonic(), 0
-    process = start()
-    while killed < kills and time.monotonic() - began < budget:
-        # Wait until it is writing checkpoints, then strike at any moment: in a step, a write, a rename, a removal.
-        before = len(read_metrics(run))
-        while process.poll() is None and len(read_metrics(run)) <= before and time.monotonic() - began < budget:
-            time.sleep(0.002)
-        time.sleep(rng.random() * 0.06)
-        process.kill()
-        process.wait()
-        killed += 1
-        if (run / "checkpoints").exists():
-            assert all(find_damage(path) is None for path in list_checkpoints(run)), "a name that is not whole"
-        process = start()
-    assert process.wait(timeout=120) == 0
-    assert killed >= 2
-    assert [line["step"] for line in read_metrics(run)] == list(range(1, steps + 1))
-    assert losses(run) == losses(whole.out)
-    assert same(weights(run), weights(whole.out))
-    assert not [path for path in (run / "checkpoints").iterdir() if path.name.startswith(".")], "nothing left lying"

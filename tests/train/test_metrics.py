@@ -27,7 +27,15 @@ def test_active_parameters_of_the_real_model():
     assert matmul_parameters(cfg) - matmul_parameters(cfg, mtp=False) == 1_614_758_144 - mtp_norms
 
 
-@pytest.mark.parametrize("changes", [{}, {"q_lora_rank": None, "num_nextn_predict_layers": 2, "n_shared_experts": 2}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"q_lora_rank": None, "num_nextn_predict_layers": 2, "n_shared_experts": 2},
+        {"first_k_dense_replace": 3},
+        {"plain_kv_heads": 1, "qk_nope_head_dim": 0, "qk_rope_head_dim": 8},
+    ],
+)
 def test_matrix_products_are_those_that_torch_counts(tiny_model, changes):
     cfg = tiny_model.replace(**changes)
     model = DeepSeekV3(cfg)
@@ -37,6 +45,13 @@ def test_matrix_products_are_those_that_torch_counts(tiny_model, changes):
         model(tokens, mtp=False)
     per_token = counter.get_total_flops() / tokens.numel()
     assert per_token == pytest.approx(2 * matmul_parameters(cfg, mtp=False), rel=5e-3)  # the router alone is 1 %
+
+
+def test_a_dense_mtp_module_counts_as_a_dense_block(tiny_model):
+    with_experts, dense = (
+        matmul_parameters(cfg) - matmul_parameters(cfg, mtp=False) for cfg in (tiny_model, tiny_model.dense_twin())
+    )
+    assert with_experts - dense == tiny_model.hidden_size * tiny_model.n_routed_experts  # the router
 
 
 def test_a_longer_window_costs_attention_only(tiny_model):
