@@ -27,7 +27,5 @@ def run(cache: Path, steps: int | None = None, seeds: Sequence[int] = (0, 1, 2))
         "bits_per_byte_bias_minus_none": [round(bits["bias", seed] - bits["none", seed], 4) for seed in seeds],
         "target": "bias_over_none at most 0.1, and bits per byte no worse",
         **lab,
-        "stronger": run_lab(
-            cache, steps=steps or NANO_STEPS, seeds=seeds, ways=("sequence", "batch"), alpha=STRONGER
-        ),
+        "stronger": run_lab(cache, steps=steps or NANO_STEPS, seeds=seeds, ways=("sequence", "batch"), alpha=STRONGER),
     }

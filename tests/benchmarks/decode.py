@@ -28,10 +28,21 @@ def run(rounds: int) -> dict[str, Any]:
 def compare(preset: str, rounds: int) -> dict[str, Any]:
     """One preset, without MTP, with random weights."""
     cfg = ModelConfig.preset(preset, num_nextn_predict_layers=0)
-    ours, theirs = build_pair(cfg)
-    ours.eval()
-    theirs.eval()
-    prompt = torch.randint(0, cfg.vocab_size, (1, CONTEXT))
+    return {**compare_config(cfg, rounds), "preset": f"{preset} without MTP"}
+
+
+def compare_config(
+    cfg: ModelConfig,
+    rounds: int,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    context: int = CONTEXT,
+    new_tokens: int = NEW,
+) -> dict[str, Any]:
+    """A model of `cfg` with random weights: `new_tokens` tokens after a prompt of `context`."""
+    ours, theirs = (model.to(dtype).eval() for model in build_pair(cfg, device))
+    prompt = torch.randint(0, cfg.vocab_size, (1, context), device=device)
 
     def we(new: int) -> list[int]:
         return generate(ours, prompt, new)[0]
@@ -39,17 +50,19 @@ def compare(preset: str, rounds: int) -> dict[str, Any]:
     def they(new: int) -> list[int]:
         with torch.inference_mode():
             out = theirs.generate(prompt, max_new_tokens=new, min_new_tokens=new, do_sample=False, use_cache=True)
-        return out[0, CONTEXT:].tolist()
+        return out[0, context:].tolist()
 
-    agree = next((i for i, (a, b) in enumerate(zip(we(NEW), they(NEW), strict=True)) if a != b), NEW)
-    if agree < NEW // 2:  # random weights make near-ties, which rounding may decide either way late in a text
+    pairs = enumerate(zip(we(new_tokens), they(new_tokens), strict=True))
+    agree = next((i for i, (a, b) in pairs if a != b), new_tokens)
+    # Random weights make near-ties, which rounding may decide either way late in a text, and in bf16 anywhere.
+    if agree < new_tokens // 2 and dtype == torch.float32:
         raise RuntimeError(f"the outputs part after {agree} tokens: there is nothing to compare")
     # Prefill costs the same once, however many tokens follow: it is taken off by timing a generation of one token too.
     our_prefill, their_prefill = timed(lambda: we(1)), timed(lambda: they(1))
-    our_whole, their_whole = timed(lambda: we(NEW)), timed(lambda: they(NEW))
+    our_whole, their_whole = timed(lambda: we(new_tokens)), timed(lambda: they(new_tokens))
     result = alternate(
-        lambda: (our_whole() - our_prefill()) / (NEW - 1),
-        lambda: (their_whole() - their_prefill()) / (NEW - 1),
+        lambda: (our_whole() - our_prefill()) / (new_tokens - 1),
+        lambda: (their_whole() - their_prefill()) / (new_tokens - 1),
         rounds,
     )
-    return {**result, "preset": f"{preset} without MTP", "equal_tokens": agree}
+    return {**result, "equal_tokens": agree}
