@@ -207,6 +207,8 @@ class SketchReveal:
         if self.guess is not None:
             ax.plot(places, self.guess, color=style.VERMILLION, linestyle="--", marker="s", label="your guess")
         ax.set_xticks(places, [f"{x:g}" for x in self.sketch.x])
+        # At least the range that was sketched in: on a scale of its own a flat curve looks steep.
+        ax.set_ylim(min(self.sketch.low, *self.answer), max(self.sketch.high, *self.answer))
         ax.set(xlabel=self.sketch.x_name, ylabel=self.sketch.y_name)
         ax.legend()
         return figure

@@ -62,7 +62,7 @@ print("ready")
 #
 # DeepSeek-V3 was trained on 14.8 trillion tokens. How much text is that?
 #
-# Nobody can say without the tokenizer. The same line, counted three times:
+# Nobody can say without the tokenizer. The same piece of code, counted three times:
 
 # %%
 line = "for i in range(1024):\n    total += i"
@@ -76,8 +76,8 @@ TokenStrip(tokenizer, line)
 # %% [markdown]
 # *In words: the tokens that the shipped nano reads, side by side; a dot is a space, a bent arrow a line break.*
 #
-# **Who decided that the colon, the line break and four spaces are one token, and 1024 four of them? And what does a
-# model see of the text around its own?**
+# **Who decided that a bracket, a colon, a line break and four spaces are one token, and 1024 four of them? And what
+# else is done to a text before a model learns from it?**
 #
 # Before you read on: find three more places in the strip where you would have cut differently.
 
@@ -424,25 +424,29 @@ print(f"max |diff| against every document in a row of its own: {apart:.1e} (tole
 #
 # In the strip at the top, `):`, the line break and four spaces are one token. In training that token stands wherever a
 # `def` line ends. But a person who asks for a completion stops typing behind the colon, and then the text ends in
-# another token, one that in training hardly ever had a line break after it. The report calls this *token boundary
-# bias*, and splits a share of such joined tokens at random (§4.1). It does not say how large a share; the package
-# takes a tenth.
+# another token, which in training is rare. The report calls this *token boundary bias*, and splits a share of such
+# joined tokens at random (§4.1). It does not say how large a share; the package takes a tenth.
 
 # %%
 joined = joints(tokenizer)
 print(f"{len(joined)} of {tokenizer.vocab_size:,} tokens join signs, line breaks and indentation:")
 print([tokenizer.decode([i]) for i in list(joined)[:7]])
 
-code = [d.text for d in select_documents(corpus.train, 1_000_000) if d.domain == "code"]
-whole = np.array([i for ids in tokenizer.encode_batch(code) for i in [*ids, tokenizer.eos_id]])
+code_texts = [d.text for d in select_documents(corpus.train, 1_000_000) if d.domain == "code"]
+whole = np.array(
+    [i for ids in tokenizer.encode_batch(code_texts) for i in [*ids, tokenizer.eos_id]]
+)
 split_up = split_joined_tokens(whole, tokenizer, np.random.default_rng(0), rate=0.1)
-(asked,) = tokenizer.encode("):")
+(bare,) = tokenizer.encode("):")
 breaks = np.array([content.startswith((b"\n", b"\r")) for content in tokenizer.token_bytes])
+with_break = np.array([content.startswith(b"):\n") for content in tokenizer.token_bytes])
+print(
+    f"\n'):' before a line break, in {sum(len(text.encode()) for text in code_texts):,} bytes of code:"
+)
 for name, stream in (("as encoded", whole), ("a tenth split", split_up)):
-    after = breaks[stream[1:][stream[:-1] == asked]]
-    print(
-        f"{name:14} {len(stream):,} tokens; a line break follows '):' {after.sum()} of {len(after)} times"
-    )
+    apart = breaks[stream[1:][stream[:-1] == bare]].sum()
+    print(f"{name:14} joined to it {with_break[stream].sum():,} times, apart from it {apart} times")
+print(f"the split makes {len(split_up) / len(whole) - 1:.1%} more tokens")
 
 # %% [markdown]
 # nano was trained with the split. What does it expect where a prompt stops behind the colon?
@@ -457,9 +461,9 @@ print("most likely:", [tokenizer.decode([i]) for i in chances.topk(4).indices.to
 # %% [markdown]
 # ### Fill in the middle
 #
-# A model that predicts the next token continues a text. An editor also wants the gap in front of the cursor's end of
-# file filled: text before it, text behind it. The trick needs no new model. Cut a document in three at two random
-# characters, and tell it in another order, with special tokens that say what is what:
+# A model that predicts the next token continues a text. In an editor the cursor often stands in the middle: there is
+# text before it, and text behind it. The trick needs no new model. Cut a document in three at two random characters,
+# and tell it in another order, with special tokens that say what is what:
 #
 #     <|fim_begin|> prefix <|fim_hole|> suffix <|fim_end|> middle <|eos_token|>
 #
@@ -574,7 +578,8 @@ for domain, curve in curves.items():
 guess_2.reveal(curves["arithmetic"], "a digit stands alone, whatever the size of the vocabulary")
 
 # %% [markdown]
-# Code and prose gain with every doubling, ever less. Arithmetic soon stops: digits stay alone, and the few words around
+# (Mind the axis of the picture: it need not begin at zero.) Code and prose gain with every doubling, ever less.
+# Arithmetic soon stops: digits stay alone, and the few words around
 # them are learned early. So "a trillion tokens" of one mixture is not as much text as a trillion
 # of another.
 
@@ -646,7 +651,7 @@ guess_3.reveal(
 
 # %% [markdown]
 # Now the judge. Short functions of held-out code, from each one line cut out, and from each once more a few characters.
-# Four ways to fill the hole, and one question: does `ast.parse` accept the result?
+# Several ways to fill the hole, and one question: does `ast.parse` accept the result?
 
 
 # %%
@@ -688,7 +693,8 @@ holes = {
     name: [make(functions[i], rng) for i in rng.integers(0, len(functions), 80)]
     for name, make in (("a line", line_hole), ("characters", span_hole))
 }
-some_lines = [text for code in code for text in code.splitlines(keepends=True) if text.strip()]
+some_lines = [text for code in code_texts for text in code.splitlines(keepends=True)]
+some_lines = [text for text in some_lines if text.strip()]
 
 
 def share(cases, fillings):
@@ -802,9 +808,10 @@ print("the length that nano was trained with;")
 print(f"the report's rows of {length:,} tokens are {length // row_length} times as long")
 
 # %% [markdown]
-# A rearranged document that is longer than a row is, for nano, a text with strange tokens in it. And nano has read only
-# a few megabytes. The report's rows are 16 times as long, and it says of an earlier model of its authors that the trick
-# works there and costs nothing (§4.1). Here the numbers above are what comes out.
+# A rearranged document that is longer than a row is, for nano, a text with strange tokens in it. Even the short ones
+# are often cut by the end of a row, and nano has read only a few megabytes. The report's rows are 16 times as long, and
+# it says of an earlier model of its authors that the trick works there and costs nothing (§4.1). Here the numbers above
+# are what comes out.
 
 # %% [markdown]
 # ## Check against the package
