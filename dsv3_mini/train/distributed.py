@@ -72,7 +72,7 @@ class Sharing:
         return save_sharded(run, step, model, tokenizer, optimizer, numbers, self.processes)
 
     def whole(self, model: DeepSeekV3, device: torch.device) -> DeepSeekV3:
-        """The model as the first process can use it alone; every process calls this. For the others it stays in shards."""
+        """The whole model, for the first process to use alone. All have to call this; the others keep their shards."""
         if self.alone:
             return model
         from dsv3_mini.parallel.distributed_checkpoint import gather_model
