@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from dsv3_mini import DeepSeekV3, ModelConfig
-from tests.benchmarks.train_step import clocked, step
+from tests.benchmarks.run import clocked
+from tests.benchmarks.train_step import step
 
 EXPERTS = (16, 64, 256)
 SEQUENCES, LENGTH = 16, 256

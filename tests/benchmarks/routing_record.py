@@ -13,7 +13,7 @@ from dsv3_mini.train.optimizer import build_optimizer
 from dsv3_mini.train.routing_log import ROUTING_FILE, RoutingRecorder
 from dsv3_mini.train.schedule import StepSettings
 from dsv3_mini.train.step import train_step
-from tests.benchmarks.run import Timed, alternate, timed
+from tests.benchmarks.run import Timed, alternate, clocked
 
 STEPS, SEQUENCES, LENGTH = 10, 4, 256  # steps in one measurement; the batch of the preset
 SETTINGS = StepSettings(progress=0.5, start=0, sequences=SEQUENCES, lr=1e-3, mtp_weight=0.3, bias_speed=0.01)
@@ -53,4 +53,4 @@ def _steps(folder: Path, every: int) -> Timed:
             found = train_step(model, optimizer, tokens[:, :-1], tokens[:, 1:], SETTINGS, micro_sequences=SEQUENCES)
             recorder.after(found.expert_counts)
 
-    return timed(work)
+    return clocked(work)

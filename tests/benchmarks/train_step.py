@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +21,7 @@ from dsv3_mini import ModelConfig
 from dsv3_mini.train.device import autocast, has_fast_bf16
 from dsv3_mini.train.memory import keep_freed_memory
 from tests.benchmarks.pair import build_pair
-from tests.benchmarks.run import Timed, alternate, timed
+from tests.benchmarks.run import Timed, alternate, clocked
 
 SEQUENCES, LENGTH = 8, 256
 
@@ -83,16 +82,3 @@ def step(
         optimizer.zero_grad()
 
     return work
-
-
-def clocked(work: Callable[[], Any]) -> Timed:
-    """Processor time with one thread, which other programs on the machine disturb less; else the wall clock."""
-    if torch.get_num_threads() > 1:
-        return timed(work)
-
-    def run() -> float:
-        started = time.process_time()
-        work()
-        return time.process_time() - started
-
-    return run

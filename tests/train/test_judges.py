@@ -75,7 +75,7 @@ def test_functions_are_cut_between_header_and_body():
     [
         ("    return 1\n", True, True),
         ("    return (1\n", True, False),
-        ("    return 1\nthis is not python\n", False, True),  # the function has ended before
+        ("    return 1\nthis is no python\nnor this\n", False, True),  # the function has ended before
         ("    x = 1\n    return (1, 2", False, True),  # the unfinished line is left out
         ("    x = 1\n    return (1, 2", True, False),  # but not when the model says that this is all
         ("    x = 1\n", False, False),  # one line, perhaps unfinished: nothing is left
