@@ -460,7 +460,7 @@ for name, batch in texts.items():
 # The report names both as the price of its method (§4.5.3).
 
 # %% [markdown]
-### A short training, four ways
+# ### A short training, four ways
 #
 # A fresh `nano`, the same text in the same order, four times: with nothing that balances, with one of the two losses
 # (at the strength that the laboratory of the package uses), and with the bias. It is too short to say which model

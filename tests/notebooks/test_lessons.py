@@ -212,11 +212,16 @@ def test_predictions_are_asked_first_and_revealed_later(twin: Path) -> None:
         )
 
 
+# A lesson has one or two exhibits; balance is where public re-implementations go wrong most often, and a long run has
+# more ways to go wrong than a layer.
+MOST_EXHIBITS = {"07": 5, "11": 4}
+
+
 @each_twin
 def test_exhibits_are_shown_guessed_run_and_diagnosed(twin: Path) -> None:
     lesson = build.read_twin(twin)
     ids = [entry.id for entry in exhibits_of(twin.stem[:2])]
-    assert 1 <= len(ids) <= 2
+    assert 1 <= len(ids) <= MOST_EXHIBITS.get(twin.stem[:2], 2)
     steps = exhibit_steps(lesson)
     assert [(name, step) for name, step, _ in steps] == [(name, step) for name in ids for step in EXHIBIT_STEPS]
     for _, step, place in steps:

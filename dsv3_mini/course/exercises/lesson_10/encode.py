@@ -128,6 +128,8 @@ def _pieces(generator: Generator) -> list[Case]:
     small = {(1, 2): 3, (0, 1): 4, (0, 0): 5, (0, 3): 6}
     cases += [
         Case((b"aaab", small, table), note="the piece b'aaab'"),
+        # After `bc` the leftmost pair makes `aa`, the longest one `abc`: no luck of the draw may hide which was taken.
+        Case((b"bcaabc", small, table), note="the piece b'bcaabc'"),
         Case((b"ab", {}, table), note="no merges at all"),
         Case((b"", small, table), note="an empty piece"),
     ]
