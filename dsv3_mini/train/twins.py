@@ -34,11 +34,13 @@ from dsv3_mini.train.metrics import training_flops_per_token
 # Seconds of a training step of the first model over those of the second.
 TimeRatio = Callable[[ModelConfig, ModelConfig], float]
 
-# Sizes of `run_crossing`: changes to the preset. All keep K = 4 experts of N_r active.
+# Sizes of `run_crossing`: changes to the preset, and how many times the steps. All use K = 4 experts for a token.
+TIMES_STEPS = "times_steps"
 SIZES: dict[str, dict[str, Any]] = {
     "nano": {},
-    "nano, 64 experts": dict(n_routed_experts=64),
+    "64 experts": dict(n_routed_experts=64),
     "half as wide": dict(hidden_size=80, intermediate_size=200, moe_intermediate_size=40, q_lora_rank=40),
+    "4 times the tokens": {TIMES_STEPS: 4},
 }
 
 
@@ -92,10 +94,14 @@ def run_crossing(
     eval_bytes: int = 50_000,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """MoE and dense twin at several sizes, at equal steps and at equal time: {"sizes": {size: as from `run_twins`}}."""
-    base = lab_settings(base, steps, evaluations, eval_bytes)
-    found = {}
+    """MoE and dense twin at several sizes, at equal steps and at equal time: {"sizes": {size: as from `run_twins`}}.
+
+    sizes: name -> changes to the model; `TIMES_STEPS` among them trains so many times the steps.
+    """
+    preset, found = base, {}
     for size, changes in sizes.items():
+        changes = dict(changes)
+        base = lab_settings(preset, steps * changes.pop(TIMES_STEPS, 1), evaluations, eval_bytes)
         moe = base.model_config.replace(**changes)
         suffix = "".join(f"-{name}{value}" for name, value in changes.items())
         twin, folder = moe.dense_twin(), f"dense-twin{suffix}"

@@ -75,13 +75,17 @@ def test_differences_are_paired_by_seed(base, tmp_path):
 
 def test_the_crossing_shares_what_two_sizes_have_in_common(base, tmp_path):
     said = []
-    sizes = {"as it is": {}, "more experts": dict(n_routed_experts=12), "wider": dict(hidden_size=40)}
+    sizes = {
+        "as it is": {}, "more experts": dict(n_routed_experts=12), "wider": dict(hidden_size=40),
+        "longer": dict(times_steps=2),
+    }  # fmt: skip
     settings = dict(steps=4, seeds=(0,), evaluations=1, eval_bytes=1500, sizes=sizes, say=said.append)
     found = run_crossing(tmp_path, lambda one, other: 0.8, base, **settings)["sizes"]
     assert [text.removeprefix("training twins-") for text in said] == [
         "moe-steps4-seed0", "dense-twin-steps4-seed0", "dense-twin-steps5-seed0", "moe-n_routed_experts12-steps4-seed0",
         "moe-hidden_size40-steps4-seed0", "dense-twin-hidden_size40-steps4-seed0",
-        "dense-twin-hidden_size40-steps5-seed0",
+        "dense-twin-hidden_size40-steps5-seed0", "moe-steps8-seed0", "dense-twin-steps8-seed0",
+        "dense-twin-steps10-seed0",
     ], "the dense twin does not know how many experts there are"  # fmt: skip
     more, less = (found[size]["arms"]["moe"] for size in ("more experts", "as it is"))
     assert more["parameters"] > less["parameters"]
