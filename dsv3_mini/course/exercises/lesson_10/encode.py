@@ -128,8 +128,11 @@ def _pieces(generator: Generator) -> list[Case]:
     small = {(1, 2): 3, (0, 1): 4, (0, 0): 5, (0, 3): 6}
     cases += [
         Case((b"aaab", small, table), note="the piece b'aaab'"),
-        # After `bc` the leftmost pair makes `aa`, the longest one `abc`: no luck of the draw may hide which was taken.
+        # What a draw may hide: after `bc` the leftmost pair makes `aa` and the longest one `abc`; `ab` is more frequent
+        # than `bc`; and whoever merges on the way meets `aa` before the second `ab`.
         Case((b"bcaabc", small, table), note="the piece b'bcaabc'"),
+        Case((b"abcabab", small, table), note="the piece b'abcabab'"),
+        Case((b"abcaabc", small, table), note="the piece b'abcaabc'"),
         Case((b"ab", {}, table), note="no merges at all"),
         Case((b"", small, table), note="an empty piece"),
     ]
