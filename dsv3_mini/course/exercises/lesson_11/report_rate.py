@@ -48,6 +48,8 @@ def _cases(generator: Generator) -> list[Case]:
         Case((late, between(generator, 10.3, 11.8)), note="in the first half of the fall"),
         Case((late, between(generator, 12.5, 14.0)), note="in the second half of the fall"),
         Case((late, between(generator, 14.35, 14.6)), note="after the fall"),
+        # 333B and 167B swapped would change at 14.467T: the draw above can miss that.
+        Case((late, between(generator, 14.5, 14.6)), note="late in the 333B tokens after the fall"),
         Case((243_000, between(generator, 14.64, 14.8)), note="in the last 167B tokens"),
     ]
 
