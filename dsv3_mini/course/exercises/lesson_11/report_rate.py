@@ -47,8 +47,8 @@ def _cases(generator: Generator) -> list[Case]:
         Case((whole(generator, 20_000, 150_000), between(generator, 2.0, 9.9)), note="before 10T tokens"),
         Case((late, between(generator, 10.3, 11.8)), note="in the first half of the fall"),
         Case((late, between(generator, 12.5, 14.0)), note="in the second half of the fall"),
-        Case((late, between(generator, 14.35, 14.6)), note="after the fall"),
-        # 333B and 167B swapped would change at 14.467T: the draw above can miss that.
+        Case((late, between(generator, 14.35, 14.45)), note="after the fall"),
+        # 333B and 167B swapped would change at 14.467T: one draw before that, one after.
         Case((late, between(generator, 14.5, 14.6)), note="late in the 333B tokens after the fall"),
         Case((243_000, between(generator, 14.64, 14.8)), note="in the last 167B tokens"),
     ]
