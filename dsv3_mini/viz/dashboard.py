@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import base64
 import dataclasses
 import json
 import math
@@ -21,7 +20,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import anywidget
 import traitlets
 
 from dsv3_mini.errors import InputError
@@ -32,6 +30,7 @@ from dsv3_mini.train.routing_log import ROUTING_FILE
 from dsv3_mini.viz.picture import Picture
 from dsv3_mini.viz.run_picture import draw_run
 from dsv3_mini.viz.run_view import RunView, run_view
+from dsv3_mini.viz.still_widget import StillWidget
 
 if TYPE_CHECKING:
     from dsv3_mini.train.loop import TrainResult
@@ -54,7 +53,7 @@ STATES = {
 }
 
 
-class Dashboard(anywidget.AnyWidget):
+class Dashboard(StillWidget):
     """Watch a training run, and stop it.
 
     Args:
@@ -186,17 +185,6 @@ class Dashboard(anywidget.AnyWidget):
     def picture(self) -> Picture | None:
         """The charts as a picture that stands still; None before the first step."""
         return draw_run(self.view)
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        bundle = super()._repr_mimebundle_(**kwargs)
-        if bundle is None:
-            return None
-        data, metadata = bundle
-        still = {"text/plain": self.summary()}
-        picture = self.picture()
-        if picture is not None:
-            still["image/png"] = base64.b64encode(picture._repr_png_()).decode()
-        return {**data, **still}, metadata
 
     # -- in the thread of the training --
 

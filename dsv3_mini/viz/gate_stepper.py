@@ -7,11 +7,9 @@ the same in words travel beside the widget, for notebooks that are read without 
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 from typing import Any
 
-import anywidget
 import numpy as np
 import traitlets
 from torch import Tensor
@@ -22,6 +20,7 @@ from dsv3_mini.viz import style
 from dsv3_mini.viz.gate_steps import WITHOUT, GateSteps, changes, describe, gate_steps
 from dsv3_mini.viz.picture import Picture
 from dsv3_mini.viz.routing_view import view_text
+from dsv3_mini.viz.still_widget import StillWidget
 
 __all__ = ["GateStepper", "draw_gate_steps", "gate_steps"]
 
@@ -32,7 +31,7 @@ class _RefusedError(InputError, traitlets.TraitError):
     """What we refuse reads like every `InputError`; traitlets takes a change back only for an error of its own."""
 
 
-class GateStepper(anywidget.AnyWidget):
+class GateStepper(StillWidget):
     """The six steps of the gate for one token.
 
     Args:
@@ -99,13 +98,9 @@ class GateStepper(anywidget.AnyWidget):
         lines += [f"  {WITHOUT[change.name]}: {change.words}." for change in self.changes]
         return "\n".join(lines)
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        bundle = super()._repr_mimebundle_(**kwargs)
-        if bundle is None:
-            return None
-        data, metadata = bundle
-        picture = base64.b64encode(draw_gate_steps(self.steps, self.cfg)._repr_png_()).decode()
-        return {**data, "image/png": picture, "text/plain": self.summary()}, metadata
+    def picture(self) -> Picture:
+        """All steps of the gate as a picture that stands still."""
+        return draw_gate_steps(self.steps, self.cfg)
 
     @traitlets.validate("step")
     def _valid_step(self, proposal: Any) -> int:

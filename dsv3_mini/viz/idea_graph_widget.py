@@ -8,14 +8,12 @@ for notebooks that are read without a kernel.
 
 from __future__ import annotations
 
-import base64
 import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import anywidget
 import networkx as nx
 import traitlets
 
@@ -33,6 +31,8 @@ from dsv3_mini.course.lessons import lesson
 from dsv3_mini.errors import InputError
 from dsv3_mini.viz.idea_graph import MARKS, draw_idea_graph, part_of
 from dsv3_mini.viz.idea_graph_svg import layout
+from dsv3_mini.viz.picture import Picture
+from dsv3_mini.viz.still_widget import StillWidget
 
 HERE = Path(__file__).parent
 MIN_SCALE, MAX_SCALE = 1.0, 4.0  # 1 shows the whole face; the browser knows the same two
@@ -42,7 +42,7 @@ class _RefusedError(InputError, traitlets.TraitError):
     """What we refuse reads like every `InputError`; traitlets takes a change back only for an error of its own."""
 
 
-class IdeaGraph(anywidget.AnyWidget):
+class IdeaGraph(StillWidget):
     """The idea graph: click, drag, zoom, or walk with the arrow keys, Enter and Escape.
 
     Args:
@@ -113,14 +113,9 @@ class IdeaGraph(anywidget.AnyWidget):
             lines.append(f"Exercises: {'; '.join(done) or 'none begun'}.")
         return "\n".join(lines)
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        bundle = super()._repr_mimebundle_(**kwargs)
-        if bundle is None:
-            return None
-        data, metadata = bundle
-        # PNG, not SVG: Lab shows an SVG only in a notebook that it trusts.
-        picture = base64.b64encode(draw_idea_graph(self._graphs[self.face])._repr_png_()).decode()
-        return {**data, "image/png": picture, "text/plain": self.summary()}, metadata
+    def picture(self) -> Picture:
+        """The face that is shown as a picture that stands still."""
+        return draw_idea_graph(self._graphs[self.face])
 
     @traitlets.validate("face")
     def _valid_face(self, proposal: Any) -> str:

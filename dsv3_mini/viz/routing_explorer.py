@@ -10,19 +10,18 @@ Shapes: L MoE layers, T tokens, E experts, S snapshots of a training run.
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import anywidget
 import numpy as np
 import traitlets
 
 from dsv3_mini.errors import InputError
 from dsv3_mini.viz.routing import draw_routing
 from dsv3_mini.viz.routing_view import CHOSEN, NEXT, SHUT_OUT, RoutingView, open_model, view_text
+from dsv3_mini.viz.still_widget import StillWidget
 from dsv3_mini.viz.token_kinds import DOMAINS, GUESS, TYPES, guess_domains, token_type
 
 TEXT = "def area(r):\n    return 3 * r * r\nThe area of a circle grows with its radius.\n12 + 30 = 42"
@@ -33,7 +32,7 @@ class _RefusedError(InputError, traitlets.TraitError):
     """What we refuse reads like every `InputError`; traitlets takes a change back only for an error of its own."""
 
 
-class RoutingExplorer(anywidget.AnyWidget):
+class RoutingExplorer(StillWidget):
     """Tokens by experts, one layer at a time: type, move the sliders, lock a token with a click or the arrow keys.
 
     Args:
@@ -167,17 +166,6 @@ class RoutingExplorer(anywidget.AnyWidget):
             title=f"Layer {self.layer}: which experts each token goes to",
             almost=np.where(chosen, 0, self.view.cells[row] & 3), n_shared=shown["shared"],
         )  # fmt: skip
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        bundle = super()._repr_mimebundle_(**kwargs)
-        if bundle is None:
-            return None
-        data, metadata = bundle
-        still = {"text/plain": self.summary()}
-        picture = self.picture()
-        if picture is not None:
-            still["image/png"] = base64.b64encode(picture._repr_png_()).decode()
-        return {**data, **still}, metadata
 
     @traitlets.validate("layer")
     def _valid_layer(self, proposal: Any) -> int:

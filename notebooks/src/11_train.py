@@ -13,7 +13,7 @@
 # %% [markdown]
 # # 11 Train it
 #
-# *About 75 minutes. You need [08 The whole model](08_whole_model.ipynb) and [10 Data](10_data.ipynb). This lesson turns
+# *About 70 minutes. You need [08 The whole model](08_whole_model.ipynb) and [10 Data](10_data.ipynb). This lesson turns
 # a model and a pile of text into a run: optimizer, schedule, checkpoints, and a dashboard to watch it with.*
 
 # %% tags=["setup"]
@@ -500,7 +500,7 @@ guess_3.reveal("b" if first else "c", "the loss of a step is taken before the st
 # The first loss after the break comes from weights that are all there. Only the step that follows is another one, and
 # every loss after it. Read the last line before you call that damage: so short a run may well end level, or ahead by
 # luck. What is lost for certain is that it is the same run, and with it every test that compares two runs bit for bit.
-# Exhibit 11.D shows a case where the harm is plain.
+# Exhibit 11.B shows a case where the harm is plain.
 
 # %% [markdown]
 # ## Check against the package
@@ -751,7 +751,7 @@ exhibit("11.A").run()
 exhibit("11.A").diagnose()
 
 # %% [markdown]
-# ### Exhibit 11.B: the mean of means
+# ### Exhibit 11.B: only the weights were saved
 
 # %%
 exhibit("11.B").show()
@@ -764,36 +764,6 @@ exhibit("11.B").run()
 
 # %%
 exhibit("11.B").diagnose()
-
-# %% [markdown]
-# ### Exhibit 11.C: every tensor by itself
-
-# %%
-exhibit("11.C").show()
-
-# %% tags=["predict"]
-exhibit("11.C").predict()
-
-# %%
-exhibit("11.C").run()
-
-# %%
-exhibit("11.C").diagnose()
-
-# %% [markdown]
-# ### Exhibit 11.D: only the weights were saved
-
-# %%
-exhibit("11.D").show()
-
-# %% tags=["predict"]
-exhibit("11.D").predict()
-
-# %%
-exhibit("11.D").run()
-
-# %%
-exhibit("11.D").diagnose()
 
 # %% [markdown]
 # ## What the report says

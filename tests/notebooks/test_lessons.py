@@ -212,9 +212,8 @@ def test_predictions_are_asked_first_and_revealed_later(twin: Path) -> None:
         )
 
 
-# A lesson has one or two exhibits; balance is where public re-implementations go wrong most often, and a long run has
-# more ways to go wrong than a layer.
-MOST_EXHIBITS = {"07": 5, "11": 4}
+# Balance is where public re-implementations go wrong most often: five of their mistakes are worth meeting.
+MOST_EXHIBITS = {"07": 5}
 
 
 @each_twin

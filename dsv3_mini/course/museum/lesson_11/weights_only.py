@@ -1,4 +1,4 @@
-"""Exhibit 11.D: a run that is continued from its weights alone."""
+"""Exhibit 11.B: a run that is continued from its weights alone."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def after_the_break() -> Picture:
 
 
 WEIGHTS_ONLY = Exhibit(
-    id="11.D",
+    id="11.B",
     title="only the weights were saved",
     exercise="11.6",
     mistake="weights only",
