@@ -244,6 +244,16 @@ class ModelConfig:
             first_k_dense_replace=depth + self.num_nextn_predict_layers, intermediate_size=round(width / depth)
         )
 
+    def with_yarn(self, factor: float, original: int) -> ModelConfig:
+        """The same model reading `factor` times as far as the `original` tokens that it was trained with (§4.3).
+
+        The weights stay as they are; `model.long_context.extended` gives a loaded model this config. Raises
+        `InputError` for a factor below 1, or for plain attention, which knows no YaRN here.
+        """
+        yarn = YarnConfig(factor=factor, original_max_position_embeddings=original)
+        reach = max(self.max_position_embeddings, int(factor * original))
+        return self.replace(rope_scaling=yarn, max_position_embeddings=reach)
+
     @classmethod
     def preset(cls, name: str, **changes: Any) -> ModelConfig:
         """One of the configs of the course (`nano`, `mini`, `small`, `v3-671b`), with fields changed by keyword.
