@@ -101,6 +101,12 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     train.add_argument("--dense-twin", action="store_true", help=twin)
     train.add_argument("--out", type=Path, metavar="RUN", required=True, help="the run folder, new unless --resume")
     train.add_argument("--resume", action="store_true", help="continue the run in RUN from its newest checkpoint")
+    begin = "begin with the weights and tokenizer of this run or checkpoint folder: a short phase at one rate (§4.3)"
+    train.add_argument("--init-from", type=Path, metavar="FOLDER", help=begin)
+    factor = "with --init-from: switch YaRN on, for a context F times as long as the model was trained with"
+    train.add_argument("--yarn-factor", type=float, metavar="F", help=factor)
+    share = "share of the windows, 0 to 1, that hold planted lines and ask for them at the end (default: 0)"
+    train.add_argument("--needle-share", type=float, metavar="P", help=share)
     text = train.add_mutually_exclusive_group()
     own = "a UTF-8 file, or a folder of them, instead of the embedded corpus"
     text.add_argument("--text", type=Path, metavar="PATH", help=own)

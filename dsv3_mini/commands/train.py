@@ -8,15 +8,17 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from dsv3_mini.commands.table import format_quality
 from dsv3_mini.config import ModelConfig
+from dsv3_mini.errors import InputError
 from dsv3_mini.train.config import TrainConfig
 
 # Arguments that are fields of TrainConfig under the same name. None means "as the preset says".
 FIELDS = (
-    "preset seed out steps text dataset resume device seq_len batch_tokens micro_batch_tokens lr checkpoint_every "
-    "eval_every expert_parallel"
+    "preset seed out steps text dataset init_from resume device seq_len batch_tokens micro_batch_tokens lr "
+    "checkpoint_every eval_every expert_parallel needle_share"
 ).split()
 
 
@@ -82,9 +84,23 @@ def build_config(args: argparse.Namespace) -> TrainConfig:
             # How many processes share the work is said anew each time: it may be continued with other ones.
             if has_default and field.name in earlier and field.name != "expert_parallel":
                 settings.setdefault(field.name, earlier[field.name])
+    if args.init_from is not None:
+        settings |= _beginning(args)
+    elif args.yarn_factor is not None:
+        raise InputError("--yarn-factor extends a trained model: name its folder with --init-from")
     if args.dense_twin:
         settings["model"] = ModelConfig.preset(settings.get("preset", TrainConfig.preset)).dense_twin()
     return TrainConfig(**settings)
+
+
+def _beginning(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that follow from the model with which a run begins."""
+    from dsv3_mini.train.extend import beginning
+
+    for flag, given in (("--preset", args.preset is not None), ("--dense-twin", args.dense_twin)):
+        if given:
+            raise InputError(f"{flag} cannot be combined with --init-from: the model is the one in {args.init_from}")
+    return beginning(args.init_from, args.yarn_factor)
 
 
 def _quoted(path: Path) -> str:

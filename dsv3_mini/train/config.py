@@ -17,6 +17,7 @@ from typing import Any
 from dsv3_mini.checks import is_count, is_number, require
 from dsv3_mini.config import ModelConfig
 from dsv3_mini.errors import InputError
+from dsv3_mini.train.schedule import extension_rate
 
 # `bias_update_speed` is gamma. The report's 0.001 has some 235,000 steps to move a bias as far as it needs to go (a few
 # tenths: the scores are sigmoids); a run of a thousand steps needs a larger gamma to cover that distance in time.
@@ -35,6 +36,10 @@ TRAIN_PRESETS: dict[str, dict[str, Any]] = {
     ),
 }  # fmt: skip
 
+# With `init_from`, the default of `steps` is so many times less. The report's phases are shorter still: 1000 steps each
+# after some 243,000.
+PHASES_PER_TRAINING = 10
+
 # What may differ between a run and its continuation, because it changes neither the data nor the mathematics.
 FREE_ON_RESUME = frozenset(
     "out text dataset resume device expert_parallel recompute micro_batch_tokens checkpoint_every keep_checkpoints "
@@ -51,6 +56,7 @@ class TrainConfig:
     steps: int | None = None  # optimizer steps; the whole schedule scales with this one number
     text: Path | None = None  # a UTF-8 file or folder to train on instead of the embedded corpus
     dataset: str | None = None  # or the name of a public dataset
+    init_from: Path | None = None  # a run or checkpoint folder: its weights and tokenizer to begin with (`extend`)
     seed: int = 0  # of the initial weights and of the order of the data
     resume: bool = False  # continue the run that `out` holds
     device: str = "auto"  # "auto", "cpu", "cuda" or "cuda:N"
@@ -67,6 +73,7 @@ class TrainConfig:
     bias_update_speed: float | None = None  # gamma, at its peak
     mtp_scale: float = 1.0  # times the report's lambda; 0: the MTP modules learn nothing, and teach nothing
     fim_rate: float = 0.1  # share of documents cut for fill-in-the-middle (§4.1)
+    needle_share: float = 0.0  # share of windows with planted lines that are asked for at the end (`needle_windows`)
 
     checkpoint_every: int | None = None  # steps; the last step always leaves one
     keep_checkpoints: int = 2  # older ones are removed
@@ -80,11 +87,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.preset not in TRAIN_PRESETS:
             raise InputError(f"preset = {self.preset!r} cannot be trained; there are {', '.join(TRAIN_PRESETS)}")
-        for name in ("out", "text"):
+        for name in ("out", "text", "init_from"):
             value = getattr(self, name)
             if isinstance(value, str) and value:
                 object.__setattr__(self, name, Path(value))
-            elif not (isinstance(value, Path) or (name == "text" and value is None)):
+            elif not (isinstance(value, Path) or (name != "out" and value is None)):
                 raise InputError(f"{name} = {value!r} cannot be: it must be a path")
         if self.text is not None and self.dataset is not None:
             raise InputError("text and dataset are both given; a run has one corpus, so give one of the two")
@@ -107,6 +114,8 @@ class TrainConfig:
         require(isinstance(self.baselines, bool), "baselines", self.baselines, "True or False")
         require(isinstance(self.recompute, bool), "recompute", self.recompute, "True or False")
         require(is_number(self.fim_rate) and 0 <= self.fim_rate <= 1, "fim_rate", self.fim_rate, "from 0 to 1")
+        share = self.needle_share
+        require(is_number(share) and 0 <= share <= 1, "needle_share", share, "from 0 to 1")
         device_ok = isinstance(self.device, str) and (
             self.device in ("auto", "cpu", "cuda") or self.device.removeprefix("cuda:").isdigit()
         )
@@ -116,10 +125,10 @@ class TrainConfig:
 
     def _check_sizes(self) -> None:
         """Sizes that must fit each other, once the preset's values are filled in."""
-        default = TRAIN_PRESETS[self.preset]
+        default = self._defaults()
         seq_len = self.seq_len or default["seq_len"]
         batch = self.batch_tokens or default["batch_tokens"]
-        micro = self.micro_batch_tokens or max(default["micro_batch_tokens"], seq_len)
+        micro = self.micro_batch_tokens or default["micro_batch_tokens"]
         require(batch % seq_len == 0, "batch_tokens", batch, f"a multiple of seq_len = {seq_len}")
         require(micro >= seq_len, "micro_batch_tokens", micro, f"at least one sequence, seq_len = {seq_len}")
         model = self.model_config
@@ -142,6 +151,17 @@ class TrainConfig:
             f"above num_nextn_predict_layers = {model.num_nextn_predict_layers}, so that MTP has a target",
         )
 
+    def _defaults(self) -> dict[str, Any]:
+        """What the preset says for a run like this: windows as long as asked, a short phase after other training."""
+        default = dict(TRAIN_PRESETS[self.preset])
+        seq_len = self.seq_len or default["seq_len"]
+        default["micro_batch_tokens"] = max(default["micro_batch_tokens"], seq_len)
+        if self.init_from is not None:
+            default["steps"] = max(1, default["steps"] // PHASES_PER_TRAINING)
+            default["batch_tokens"] = -(-default["batch_tokens"] // seq_len) * seq_len
+            default["lr"] = extension_rate(default["lr"])
+        return default
+
     @property
     def model_config(self) -> ModelConfig:
         """The model to train."""
@@ -149,8 +169,7 @@ class TrainConfig:
 
     def resolved(self) -> ResolvedConfig:
         """The same run with the preset's values filled in."""
-        default = dict(TRAIN_PRESETS[self.preset])
-        default["micro_batch_tokens"] = max(default["micro_batch_tokens"], self.seq_len or default["seq_len"])
+        default = self._defaults()
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(TrainConfig)}
         filled = {name: value for name, value in default.items() if values[name] is None}
         return ResolvedConfig(**{**values, **filled, "model": self.model_config})
@@ -160,7 +179,9 @@ class TrainConfig:
         plain = dataclasses.asdict(self)
         plain["out"] = str(self.out)
         # Absolute: the run may be continued, or evaluated, from another folder.
-        plain["text"] = None if self.text is None else str(self.text.absolute())
+        for name in ("text", "init_from"):
+            path = getattr(self, name)
+            plain[name] = None if path is None else str(path.absolute())
         return plain
 
 

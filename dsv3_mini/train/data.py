@@ -12,9 +12,13 @@ from pathlib import Path
 
 from dsv3_mini.config import ModelConfig
 from dsv3_mini.errors import InputError
+from dsv3_mini.train import needle_windows
+from dsv3_mini.train.cache import cache_key
 from dsv3_mini.train.config import ResolvedConfig
 from dsv3_mini.train.corpus import embedded_corpus
 from dsv3_mini.train.documents import Corpus
+from dsv3_mini.train.extend import tokenizer_of_start
+from dsv3_mini.train.needle_windows import NeedleWindows
 from dsv3_mini.train.token_data import TokenDataset, prepare
 from dsv3_mini.train.tokenizer import Tokenizer
 
@@ -53,6 +57,13 @@ def open_data(cfg: ResolvedConfig, say: Callable[[str], None] = lambda text: Non
     say(corpus.describe())
     if not corpus.heldout:
         raise InputError(f"{corpus.source}: no document is left to be held out and measured on; give more text")
-    data = prepare(corpus, model.vocab_size, seq_len=cfg.seq_len, fim_rate=cfg.fim_rate, seed=cfg.seed)
+    tokenizer = None if cfg.init_from is None else tokenizer_of_start(cfg)
+    data = prepare(
+        corpus, model.vocab_size, seq_len=cfg.seq_len, fim_rate=cfg.fim_rate, seed=cfg.seed, tokenizer=tokenizer
+    )
     model = model.replace(eos_token_id=data.tokenizer.eos_id)
-    return RunData(corpus, data.tokenizer, data.train, model, data.fingerprint)
+    windows, fingerprint = data.train, data.fingerprint
+    if cfg.needle_share:
+        windows = NeedleWindows(windows, data.tokenizer, cfg.needle_share)
+        fingerprint = cache_key(fingerprint, needle_windows.FORMAT, cfg.needle_share)
+    return RunData(corpus, data.tokenizer, windows, model, fingerprint)

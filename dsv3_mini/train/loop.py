@@ -38,11 +38,12 @@ from dsv3_mini.train.data import RunData, open_data
 from dsv3_mini.train.disk import full_disk_explained
 from dsv3_mini.train.distributed import Sharing
 from dsv3_mini.train.evaluate import bits_per_byte, evaluate_model, select_documents
+from dsv3_mini.train.extend import load_start
 from dsv3_mini.train.interrupt import Interrupted, StopSignals
 from dsv3_mini.train.memory import keep_freed_memory
 from dsv3_mini.train.optimizer import build_optimizer
 from dsv3_mini.train.report import RunReport
-from dsv3_mini.train.schedule import Schedule, warmup_steps
+from dsv3_mini.train.schedule import ExtensionSchedule, Schedule, warmup_steps
 from dsv3_mini.train.step import TrainingDiverged, train_step
 
 __all__ = ["Interrupted", "TrainResult", "TrainingDiverged", "train", "train_step"]
@@ -111,7 +112,8 @@ class _Run:
     ) -> None:
         self.cfg, self.data, self.device, self.say = cfg, data, device, say
         self.sharing, self.processes = sharing, sharing.processes
-        self.schedule = Schedule(
+        kind = Schedule if cfg.init_from is None else ExtensionSchedule
+        self.schedule = kind(
             steps=cfg.steps,
             full_batch=cfg.batch_tokens // cfg.seq_len,
             peak_rate=cfg.lr,
@@ -126,6 +128,8 @@ class _Run:
         self.checkpoint: Path | None = self.processes.from_first(self._find_checkpoint)
         if self.checkpoint is not None:
             self.model.load_state_dict(load_pretrained(self.checkpoint, dtype=torch.float32).state_dict())
+        elif cfg.init_from is not None:
+            load_start(self.model, cfg.init_from)
         self.parallel = sharing.place(self.model.train(), device)
         self.optimizer = build_optimizer(self.model, cfg.lr)
         self.done, self.seconds = 0, 0.0

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -30,8 +30,10 @@ from dsv3_mini.config import ModelConfig, YarnConfig
 from dsv3_mini.errors import InputError
 from dsv3_mini.train.checkpoint import write_json
 from dsv3_mini.train.config import FREE_ON_RESUME, ResolvedConfig, TrainConfig
-from dsv3_mini.train.data import RunData
 from dsv3_mini.train.device import describe_device, is_here, matrix_dtype, pick_device
+
+if TYPE_CHECKING:
+    from dsv3_mini.train.data import RunData
 
 try:
     import fcntl

@@ -18,6 +18,7 @@ tokens.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -138,3 +139,26 @@ class Schedule:
             mtp_weight=mtp_weight(progress),
             bias_speed=bias_speed(progress, self.peak_bias_speed),
         )
+
+
+@dataclass(frozen=True)
+class ExtensionSchedule(Schedule):
+    """A phase of context extension (§4.3): full batches at one rate, after the warm-up.
+
+    The report names the rate, 7.3e-6, at which pre-training ended. It does not name lambda and gamma; here they, too,
+    stay what they were at the end of pre-training: 0.1, and 0 (the routing biases do not move).
+    """
+
+    @cached_property
+    def starts(self) -> list[int]:
+        return [step * self.full_batch for step in range(self.steps + 1)]
+
+    def __getitem__(self, step: int) -> StepSettings:
+        settings = super().__getitem__(step)
+        rate = self.peak_rate * min(1.0, (step + 1) / self.warmup)
+        return dataclasses.replace(settings, lr=rate, mtp_weight=mtp_weight(1.0), bias_speed=bias_speed(1.0))
+
+
+def extension_rate(peak: float) -> float:
+    """The rate of the extension phases for a pre-training that peaked at `peak`: the report's 7.3e-6 of 2.2e-4."""
+    return peak * _LAST_RATE

@@ -473,7 +473,7 @@ def test_presets_fill_what_is_left_open():
     cfg = loop.TrainConfig(out=Path("x"), lr=0.5).resolved()
     assert (cfg.steps, cfg.lr) == (TRAIN_PRESETS["nano"]["steps"], 0.5) and cfg.model == ModelConfig.preset("nano")
     assert all(getattr(cfg, field.name) is not None for field in dataclasses.fields(run_folder.ResolvedConfig)
-               if field.name not in ("text", "dataset", "warmup_steps"))  # fmt: skip
+               if field.name not in ("text", "dataset", "init_from", "warmup_steps"))  # fmt: skip
 
 
 def test_two_processes_cannot_train_into_one_folder(tiny_run, tmp_path):
