@@ -288,12 +288,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         n_routed_experts=16, num_experts_per_tok=4, moe_intermediate_size=80, n_group=4, topk_group=2,
         routed_scaling_factor=2.5, max_position_embeddings=4096,
     ),
-    # The shipped checkpoint: minutes on one GPU.
+    # An hour or two on one CPU core. Deep and narrow, so that one MTP module is a small part of a decoding step.
     "mini": dict(
-        vocab_size=4096, hidden_size=320, num_hidden_layers=8, first_k_dense_replace=1, intermediate_size=480,
-        num_attention_heads=8, q_lora_rank=192, kv_lora_rank=96,
-        qk_nope_head_dim=48, qk_rope_head_dim=24, v_head_dim=48,
-        n_routed_experts=24, num_experts_per_tok=4, moe_intermediate_size=96, n_group=4, topk_group=2,
+        vocab_size=4096, hidden_size=192, num_hidden_layers=16, first_k_dense_replace=1, intermediate_size=320,
+        num_attention_heads=6, q_lora_rank=96, kv_lora_rank=64,
+        qk_nope_head_dim=32, qk_rope_head_dim=16, v_head_dim=32,
+        n_routed_experts=24, num_experts_per_tok=4, moe_intermediate_size=64, n_group=4, topk_group=2,
         routed_scaling_factor=2.5, max_position_embeddings=4096,
     ),
     # A serious run on one GPU.

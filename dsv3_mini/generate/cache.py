@@ -7,6 +7,8 @@ One rule makes prompts of different lengths, several tokens at once and rolling 
 is its position*. Row b has `lengths[b]` tokens; the next T tokens go to slots lengths[b], lengths[b] + 1, ...; a
 query at position p may read slots 0..p. What stands beyond a row's length is left-over that nobody reads.
 
+MTP modules keep a cache of their own: when drafts are made they are behind the main model by a token (`speculative`).
+
 Shapes: L layers, B batch, S slots, T new tokens, C latent, R RoPE dim.
 """
 
@@ -22,6 +24,8 @@ from dsv3_mini.errors import InputError
 class LatentCache:
     """Room for `max_len` tokens in each of `batch` rows, allocated once.
 
+    `layers`: which layers of the model write here; those of the main model, unless others are named.
+
     `lengths` are plain Python numbers: the loop that decodes knows them anyway, and reading them back from a GPU would
     make every step wait.
     """
@@ -33,9 +37,11 @@ class LatentCache:
         max_len: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        layers: range | None = None,
     ) -> None:
         self.latent_width = cfg.kv_lora_rank
-        self.store = torch.zeros(cfg.num_hidden_layers, batch, max_len, cfg.cache_width, dtype=dtype, device=device)
+        self.layers = range(cfg.num_hidden_layers) if layers is None else layers
+        self.store = torch.zeros(len(self.layers), batch, max_len, cfg.cache_width, dtype=dtype, device=device)
         self.lengths = [0] * batch
         self.positions = torch.zeros(batch, 0, dtype=torch.long, device=device)  # of the tokens of this forward pass
         self.mask: Tensor | None = None  # [B, T, S], or None where every slot in reach may be read
@@ -78,18 +84,20 @@ class LatentCache:
 
     def write(self, layer: int, latent: Tensor, k_pe: Tensor) -> Tensor:
         """Put latent [B, T, C] and rotated key [B, T, R] into their slots; gives what may be read, [B, S, C + R]."""
-        store = self.store[layer]
-        if latent.dtype != store.dtype:
+        if latent.dtype != self.store.dtype:
             raise InputError(
-                f"the cache holds {store.dtype}, the model computes {latent.dtype}: give the cache that dtype"
+                f"the cache holds {self.store.dtype}, the model computes {latent.dtype}: give the cache that dtype"
             )
+        return self.write_joined(layer, torch.cat((latent, k_pe), dim=-1))
+
+    def write_joined(self, layer: int, memory: Tensor) -> Tensor:
+        """`write` of latent and key side by side already: memory [B, T, C + R]."""
+        store = self.store[layer - self.layers.start]
         if self.uniform:
-            start = self.lengths[0]
-            store[:, start : self.end, : self.latent_width] = latent
-            store[:, start : self.end, self.latent_width :] = k_pe
+            store[:, self.end - self.new : self.end] = memory
         else:
             rows = torch.arange(store.shape[0], device=store.device)[:, None]
-            store[rows, self.positions] = torch.cat((latent, k_pe), dim=-1)
+            store[rows, self.positions] = memory
         return store[:, : self.end]
 
     def commit(self) -> None:
@@ -102,3 +110,18 @@ class LatentCache:
             if not 0 <= keep <= has:
                 raise InputError(f"row {row} of the cache holds {has} tokens and cannot be cropped to {keep}")
         self.lengths = list(lengths)
+
+    def select(self, rows: list[int]) -> None:
+        """Keep these rows only, in this order; a row named twice becomes two."""
+        self.store = self.store[:, torch.tensor(rows, device=self.store.device)]
+        self.lengths = [self.lengths[row] for row in rows]
+
+    def take_from(self, other: LatentCache, tokens: int) -> None:
+        """Every row begins with the first `tokens` tokens of the single row of `other`: a prefix that all share."""
+        if len(other.lengths) != 1 or not 0 <= tokens <= min(other.lengths[0], self.max_len):
+            raise InputError(
+                f"{tokens} tokens cannot be taken from a cache of {len(other.lengths)} rows with {other.lengths} tokens "
+                f"into one with room for {self.max_len}"
+            )
+        self.store[:, :, :tokens] = other.store[:, :, :tokens]
+        self.lengths = [tokens] * len(self.lengths)

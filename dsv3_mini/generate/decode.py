@@ -1,4 +1,6 @@
-"""Generation: one prefill over the prompts, then one token a step for every row, out of the latent cache.
+"""Generation: one prefill over the prompts, then steps out of the latent cache.
+
+A step gives one token for every row, or with `speculative` drafts up to as many more as the model accepts.
 
 Shapes: B rows, T tokens of the longest prompt, V vocabulary.
 """
@@ -11,9 +13,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from dsv3_mini.checks import is_count
 from dsv3_mini.errors import InputError
-from dsv3_mini.generate.cache import LatentCache
+from dsv3_mini.generate.fast import fast
+from dsv3_mini.generate.prefill import Prefilled, Prefix, prefill
 from dsv3_mini.generate.sampling import check_sampling, sample
+from dsv3_mini.generate.speculative import MAX_DRAFTS, Round, SpeculationStats, Speculator, speculative_steps
 
 if TYPE_CHECKING:
     from dsv3_mini.model.transformer import DeepSeekV3
@@ -29,15 +34,31 @@ def generate(
     seed: int | None = None,
     eos_token_id: int | None = None,
     on_token: Callable[[list[int | None]], None] | None = None,
+    speculative: int = 0,
+    confidence: float = 0.0,
+    stats: SpeculationStats | None = None,
+    on_round: Callable[[Round], None] | None = None,
+    prefix: Prefix | None = None,
 ) -> list[list[int]]:
     """Continue each prompt by at most `max_new_tokens`; gives the new tokens of each row, the end token included.
 
     tokens: [B, T], or a list of prompts of any lengths. A row ends with `eos_token_id` (None: never early). `seed`
-    makes sampling repeatable. `on_token` is called after every step with one new token per row, None for rows that have
-    ended. Raises `InputError` for an empty prompt, or one that leaves no room for the new tokens in the context.
+    makes sampling repeatable. `on_token` is called with one new token per row, None for rows that have none: they have
+    ended, or fewer of their drafts were accepted than of others.
+
+    `speculative`: so many drafts of the MTP module in a round (`speculative`), 0 for none; what is generated is the
+    same, or with a temperature, distributed the same. `confidence`, `stats` and `on_round` belong to it: see there.
+    `prefix` carries what this call computes to the next one.
+
+    Raises `InputError` for an empty prompt, one that leaves no room for the new tokens in the context, and drafts asked
+    of a model without an MTP module.
     """
     rows: list[list[int]] = []
-    for step in stream(model, tokens, max_new_tokens, temperature, top_p, seed, eos_token_id):
+    steps = stream(
+        model, tokens, max_new_tokens, temperature, top_p, seed, eos_token_id,
+        speculative=speculative, confidence=confidence, stats=stats, on_round=on_round, prefix=prefix,
+    )  # fmt: skip
+    for step in steps:
         rows = rows or [[] for _ in step]
         for row, token in zip(rows, step, strict=True):
             if token is not None:
@@ -55,47 +76,90 @@ def stream(
     top_p: float = 1.0,
     seed: int | None = None,
     eos_token_id: int | None = None,
+    *,
+    speculative: int = 0,
+    confidence: float = 0.0,
+    stats: SpeculationStats | None = None,
+    on_round: Callable[[Round], None] | None = None,
+    prefix: Prefix | None = None,
 ) -> Iterator[list[int | None]]:
-    """The steps of `generate`, one by one: a new token per row, None for rows that have ended."""
+    """The tokens of `generate` as they come: one per row, None for rows that have none this time."""
     prompts = _check(model, tokens, max_new_tokens, temperature, top_p, eos_token_id)
+    _check_speculation(model, speculative, confidence)
+    generator = None if seed is None else torch.Generator(model.lm_head.weight.device).manual_seed(seed)
     # Checked here and not at the first `next`: a caller should hear of bad input before it starts to wait.
-    return _steps(model, prompts, max_new_tokens, temperature, top_p, seed, eos_token_id)
+    if not speculative:
+        return _plain_steps(model, prompts, max_new_tokens, temperature, top_p, generator, eos_token_id, prefix)
+
+    @torch.inference_mode()  # as a decorator: a `with` would stay on in the caller between two steps
+    def steps() -> Iterator[list[int | None]]:
+        if max_new_tokens == 0:
+            return
+        read = prefill(model, prompts, max_new_tokens + speculative, drafts=True, prefix=prefix)
+        sampling = dict(temperature=temperature, top_p=top_p, generator=generator)
+        speculator = Speculator(fast(model), read, speculative, confidence=confidence, **sampling)
+        texts = [list(prompt) for prompt in prompts]
+        counts = stats if stats is not None else SpeculationStats()
+        for news in speculative_steps(speculator, max_new_tokens, eos_token_id, counts, on_round):
+            for text, new in zip(texts, news, strict=True):
+                text += new
+            _leave(prefix, texts, read)
+            for j in range(max(map(len, news))):
+                yield [new[j] if j < len(new) else None for new in news]
+
+    return steps()
 
 
-@torch.inference_mode()  # as a decorator: a `with` would stay on in the caller between two steps
-def _steps(
+@torch.inference_mode()
+def _plain_steps(
     model: DeepSeekV3,
     prompts: list[list[int]],
     max_new_tokens: int,
     temperature: float,
     top_p: float,
-    seed: int | None,
+    generator: torch.Generator | None,
     eos_token_id: int | None,
+    prefix: Prefix | None,
 ) -> Iterator[list[int | None]]:
     if max_new_tokens == 0:
         return
-    device, dtype = model.lm_head.weight.device, model.lm_head.weight.dtype
-    generator = None if seed is None else torch.Generator(device).manual_seed(seed)
-    lengths = [len(prompt) for prompt in prompts]
-    longest = max(lengths)
-    # Short prompts are filled up on the right. Their filling lands beyond the row's length in the cache, where
-    # nobody reads.
-    padded = torch.tensor([prompt + [0] * (longest - len(prompt)) for prompt in prompts], device=device)
-    cache = LatentCache(model.cfg, len(prompts), longest + max_new_tokens, dtype, device)
-
-    hidden = model.hidden_states(padded, cache)
-    cache.crop(lengths)
-    ends = torch.tensor(lengths, device=device) - 1
-    logits = model.lm_head(hidden[torch.arange(len(prompts), device=device), ends])  # [B, V], at each row's own end
-    ended = [False] * len(prompts)
+    read = prefill(model, prompts, max_new_tokens, prefix=prefix)
+    # A path that somebody forces is one of the model's own.
+    hidden_states = fast(model).hidden_states if model.attention_path == "auto" else model.hidden_states
+    texts = [list(prompt) for prompt in prompts]
+    alive, hidden = list(range(len(prompts))), read.hidden  # rows that go on, and their last states [B, D]
     for step in range(max_new_tokens):
-        new = sample(logits, temperature, top_p, generator)
-        step_tokens = [None if over else token for over, token in zip(ended, new.tolist(), strict=True)]
-        ended = [over or token == eos_token_id for over, token in zip(ended, step_tokens, strict=True)]
-        yield step_tokens
-        if all(ended) or step == max_new_tokens - 1:
+        new = sample(model.lm_head(hidden), temperature, top_p, generator)
+        column: list[int | None] = [None] * len(prompts)
+        for row, token in zip(alive, new.tolist(), strict=True):
+            column[row] = token
+            texts[row].append(token)
+        _leave(prefix, texts, read)
+        yield column
+        going = [place for place, row in enumerate(alive) if column[row] != eos_token_id]
+        if not going or step == max_new_tokens - 1:
             return
-        logits = model.lm_head(model.hidden_states(new[:, None], cache)[:, -1])
+        if len(going) < len(alive):  # rows that have ended leave the batch
+            read.cache.select(going)
+            new, alive = new[going], [alive[place] for place in going]
+        hidden = hidden_states(new.unsqueeze(1), read.cache)[:, -1]
+
+
+def _leave(prefix: Prefix | None, texts: list[list[int]], read: Prefilled) -> None:
+    """For the next call: the caches of a single row, and the tokens that are in them."""
+    if prefix is not None and len(texts) == 1:
+        prefix.tokens, prefix.cache, prefix.drafts = texts[0], read.cache, read.drafts
+
+
+def _check_speculation(model: DeepSeekV3, speculative: int, confidence: float) -> None:
+    if not (is_count(speculative, least=0) and speculative <= MAX_DRAFTS):
+        raise InputError(f"speculative = {speculative!r} cannot be: it must be a number of drafts, 0 to {MAX_DRAFTS}")
+    if not 0 <= confidence <= 1:
+        raise InputError(f"confidence = {confidence} cannot be: it must be from 0 to 1")
+    if speculative and not model.cfg.num_nextn_predict_layers:
+        raise InputError(
+            "num_nextn_predict_layers = 0: this model has no MTP module that could draft; generate without speculative"
+        )
 
 
 def _check(

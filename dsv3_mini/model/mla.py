@@ -77,7 +77,7 @@ class MLA(nn.Module):
             if not alone:
                 latent, k_pe = past[..., : self.latent_dim], past[..., self.latent_dim :]
         if path == "auto":
-            path = "expanded" if alone else "absorbed"
+            path = "expanded" if alone or self.expanding_pays(x.shape[1], latent.shape[1]) else "absorbed"
         if path == "expanded":
             out = self.attend_expanded(q_nope, q_pe, latent, k_pe, mask, causal=alone)
         elif path == "absorbed":
@@ -88,6 +88,12 @@ class MLA(nn.Module):
         else:
             raise InputError(f"attention path {path!r} cannot be: it must be auto, expanded or absorbed")
         return self.o_proj(out.flatten(-2))  # Eq. 11
+
+    def expanding_pays(self, new: int, context: int) -> bool:
+        """Whether `new` tokens a row attend to `context` with fewer operations expanded (`decode_cost`, per head)."""
+        per_pair = self.latent_dim - self.nope_dim + self.latent_dim - self.v_dim  # what a pair costs more absorbed
+        up = self.latent_dim * (self.nope_dim + self.v_dim)  # for each token of the context, or for each new one
+        return new * context * per_pair > (context - new) * up
 
     def queries(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         """Eq. 6-9. x [B, T, D] -> content part [B, T, H, N] and rotated part [B, T, H, R]."""

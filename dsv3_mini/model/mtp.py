@@ -18,6 +18,8 @@ Shapes: B batch, T' = T - k positions, D model width, V vocabulary.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +27,9 @@ from dsv3_mini.config import ModelConfig
 from dsv3_mini.model.block import Block
 from dsv3_mini.model.norm import RMSNorm
 from dsv3_mini.model.router import Routing
+
+if TYPE_CHECKING:
+    from dsv3_mini.generate.cache import LatentCache
 
 
 class SharedHead(nn.Module):
@@ -45,8 +50,13 @@ class MTPModule(Block):
         self.eh_proj = nn.Linear(2 * cfg.hidden_size, cfg.hidden_size, bias=False)  # M_k
         self.shared_head = SharedHead(cfg)
 
-    def predict(self, embedded: Tensor, previous: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Routing | None]:
+    def join(self, embedded: Tensor, previous: Tensor) -> Tensor:
+        """Eq. 21: embedding of t_{i+k} and state h_i^{k-1}, both [..., D] -> what the block reads [..., D]."""
+        return self.eh_proj(torch.cat((self.enorm(embedded), self.hnorm(previous)), dim=-1))
+
+    def predict(
+        self, embedded: Tensor, previous: Tensor, cos: Tensor, sin: Tensor, cache: LatentCache | None = None
+    ) -> tuple[Tensor, Routing | None]:
         """Embedding of t_{i+k} and state h_i^{k-1}, both [B, T', D] -> state for the head [B, T', D], routing."""
-        joined = torch.cat((self.enorm(embedded), self.hnorm(previous)), dim=-1)
-        hidden, routing = self(self.eh_proj(joined), cos, sin)
+        hidden, routing = self(self.join(embedded, previous), cos, sin, cache)
         return self.shared_head.norm(hidden), routing

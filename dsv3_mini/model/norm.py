@@ -20,6 +20,16 @@ def rms_norm_reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return (normed * weight.float()).to(x.dtype)
 
 
+def unit(x: Tensor, eps: float) -> Tensor:
+    """x / sqrt(|x|^2 + dim * eps) over the last dimension: RMSNorm without its weight is sqrt(dim) times this.
+
+    For decoding, where three small operations are quicker than torch's kernel, and sqrt(dim) goes into a matrix.
+    """
+    x32 = x.float()
+    length = torch.linalg.vector_norm(x32, dim=-1, keepdim=True)
+    return (x32 / length.hypot_(length.new_tensor((x.shape[-1] * eps) ** 0.5))).to(x.dtype)
+
+
 class RMSNorm(nn.Module):
     """x [..., dim] -> [..., dim].
 

@@ -46,8 +46,12 @@ class Router(nn.Module):
             scores = F.linear(x.float(), self.weight.float()).sigmoid()  # Eq. 15, [N, E]
         with torch.no_grad():  # a choice has no gradient
             ids = self.choose(scores)
-            counts = torch.zeros_like(self.e_score_correction_bias, dtype=torch.long)
-            counts.scatter_add_(0, ids.flatten(), torch.ones_like(ids).flatten())
+        return self.routing(scores, ids)
+
+    def routing(self, scores: Tensor, ids: Tensor) -> Routing:
+        """scores [N, E] and the choice ids [N, K], completed."""
+        counts = torch.zeros_like(self.e_score_correction_bias, dtype=torch.long)
+        counts.scatter_add_(0, ids.flatten(), torch.ones_like(ids).flatten())
         return Routing(ids, self.gate_weights(scores, ids), scores, counts)
 
     def choose(self, scores: Tensor) -> Tensor:

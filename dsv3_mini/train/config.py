@@ -27,8 +27,8 @@ TRAIN_PRESETS: dict[str, dict[str, Any]] = {
         checkpoint_every=300, eval_bytes=500_000, routing_every=10,
     ),
     "mini": dict(
-        steps=3000, seq_len=512, batch_tokens=32768, micro_batch_tokens=32768, lr=2e-3, bias_update_speed=0.002,
-        checkpoint_every=500, eval_bytes=2_000_000, routing_every=25,
+        steps=3000, seq_len=256, batch_tokens=2048, micro_batch_tokens=2048, lr=3e-3, bias_update_speed=0.005,
+        checkpoint_every=250, eval_bytes=500_000, routing_every=25,
     ),
     "small": dict(
         steps=20000, seq_len=1024, batch_tokens=262144, micro_batch_tokens=32768, lr=6e-4, bias_update_speed=0.001,
