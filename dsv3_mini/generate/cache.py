@@ -120,8 +120,8 @@ class LatentCache:
         """Every row begins with the first `tokens` tokens of the single row of `other`: a prefix that all share."""
         if len(other.lengths) != 1 or not 0 <= tokens <= min(other.lengths[0], self.max_len):
             raise InputError(
-                f"{tokens} tokens cannot be taken from a cache of {len(other.lengths)} rows with {other.lengths} tokens "
-                f"into one with room for {self.max_len}"
+                f"{tokens} tokens cannot be taken from a cache whose rows hold {other.lengths} into one with room for "
+                f"{self.max_len}: it must be one row that holds them"
             )
         self.store[:, :, :tokens] = other.store[:, :, :tokens]
         self.lengths = [tokens] * len(self.lengths)

@@ -96,8 +96,10 @@ def stream(
         if max_new_tokens == 0:
             return
         read = prefill(model, prompts, max_new_tokens + speculative, drafts=True, prefix=prefix)
-        sampling = dict(temperature=temperature, top_p=top_p, generator=generator)
-        speculator = Speculator(fast(model), read, speculative, confidence=confidence, **sampling)
+        speculator = Speculator(
+            fast(model), read, speculative,
+            confidence=confidence, temperature=temperature, top_p=top_p, generator=generator,
+        )  # fmt: skip
         texts = [list(prompt) for prompt in prompts]
         counts = stats if stats is not None else SpeculationStats()
         for news in speculative_steps(speculator, max_new_tokens, eos_token_id, counts, on_round):
@@ -190,6 +192,7 @@ def _check(
         if len(prompt) + max_new_tokens > context:
             raise InputError(
                 f"prompt {row} has {len(prompt)} tokens; with max_new_tokens = {max_new_tokens} that is more than the "
-                f"context of {context} (max_position_embeddings). Shorten the prompt or ask for fewer tokens"
+                f"context of {context} (max_position_embeddings). Shorten the prompt, ask for fewer tokens, or extend "
+                "the context by YaRN: `dsv3-mini generate --yarn FACTOR`, or `model.long_context.extended` in Python"
             )
     return prompts

@@ -92,6 +92,7 @@ class FastLayer:
     """One block. `step`: x [N, D] -> [N, D]."""
 
     def __init__(self, block: Block, merge: bool | None = None) -> None:
+        assert isinstance(block.self_attn, MLA)  # plain attention has no latent cache, and the prefill has said so
         self.attention = FastAttention(block.self_attn, block.input_layernorm, merge)
         norm = block.post_attention_layernorm
         self.norm_eps, self.norm_weight = norm.eps, norm.weight.detach() * norm.weight.numel() ** 0.5  # see `unit`
@@ -100,7 +101,7 @@ class FastLayer:
         self.gate_up = torch.cat((dense.gate_proj.weight, dense.up_proj.weight)).detach().t().contiguous()  # [D, 2F]
         self.down = dense.down_proj.weight.detach().t().contiguous()  # [F, D]
         if self.moe is not None:
-            self.centroids = self.moe.gate.weight.detach().float().t().contiguous()  # [D, E]
+            self.centroids = exact(self.moe.gate.weight.detach()).t().contiguous()  # [D, E]
             # Views: each expert by itself.
             self.gate_ups = self.moe.experts.gate_up_proj.detach().transpose(1, 2).unbind(0)
             self.downs = self.moe.experts.down_proj.detach().transpose(1, 2).unbind(0)
@@ -115,7 +116,7 @@ class FastLayer:
     def _experts(self, x: Tensor) -> Tensor:
         assert self.moe is not None
         gate, experts = self.moe.gate, self.moe.experts
-        scores = torch.mm(x.float(), self.centroids).sigmoid_()
+        scores = torch.mm(exact(x), self.centroids).sigmoid_()
         ids = gate.choose(scores)
         if experts.choose_path(x, ids.numel()) == "tokenwise":
             weights = gate.gate_weights(scores, ids).to(x.dtype)
@@ -134,18 +135,18 @@ class FastAttention:
         self.q_norm = mla.q_a_layernorm if compressed else None
         dtype = mla.o_proj.weight.dtype
         with torch.inference_mode():
-            w_uk, w_uv = (w.float() for w in mla.absorbed_weights())  # [H, N, C], [H, V, C]
-            front = norm.weight.float() * norm.weight.numel() ** 0.5
-            w_uq = (mla.q_b_proj if compressed else mla.q_proj).weight.float()
+            w_uk, w_uv = (exact(w) for w in mla.absorbed_weights())  # [H, N, C], [H, V, C]
+            front = exact(norm.weight) * norm.weight.numel() ** 0.5
+            w_uq = exact((mla.q_b_proj if compressed else mla.q_proj).weight)
             if compressed:
-                front_of_queries = mla.q_a_layernorm.weight.float() * mla.q_a_layernorm.weight.numel() ** 0.5
+                front_of_queries = exact(mla.q_a_layernorm.weight) * mla.q_a_layernorm.weight.numel() ** 0.5
             w_uq = w_uq * (front_of_queries if compressed else front) * mla.scale
             w_uq = w_uq.unflatten(0, (self.heads, -1))  # [H, N + R, C']
             content, position = w_uq.split((mla.nope_dim, mla.rope_dim), dim=1)
-            w_o = mla.o_proj.weight.float().unflatten(1, (self.heads, -1))  # [D, H, V]
-            down = mla.kv_a_proj_with_mqa.weight.float() * front
+            w_o = exact(mla.o_proj.weight).unflatten(1, (self.heads, -1))  # [D, H, V]
+            down = exact(mla.kv_a_proj_with_mqa.weight) * front
             if compressed:
-                down = torch.cat((mla.q_a_proj.weight.float() * front, down))
+                down = torch.cat((exact(mla.q_a_proj.weight) * front, down))
 
             self.merged = merges(mla) if merge is None else merge
             if self.merged:
@@ -175,16 +176,21 @@ class FastAttention:
         scores = torch.bmm(q.view(batch, new * self.heads, -1), past.transpose(1, 2))  # the scale is in `query`
         if new > 1 or not cache.uniform:
             scores = hide(scores.view(batch, new, self.heads, -1), cache).view(batch, new * self.heads, -1)
-        weights = scores.softmax(-1, dtype=torch.float32).to(x.dtype)
+        weights = exact(scores).softmax(-1).to(x.dtype)
         seen = torch.bmm(weights, past[..., : self.latent]).view(rows, self.heads, -1)  # [N, H, C]
         if not self.merged:
             seen = torch.bmm(seen.transpose(0, 1), self.w_uv).transpose(0, 1)
         return torch.addmm(x, seen.reshape(rows, -1), self.output)
 
 
+def exact(x: Tensor) -> Tensor:
+    """In fp32, unless it is more exact already."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def hide(scores: Tensor, cache: LatentCache) -> Tensor:
     """-inf for what lies ahead: scores [B, T, H, S]."""
-    if not cache.uniform:
+    if cache.mask is not None and not cache.uniform:
         return scores.masked_fill_(~cache.mask.unsqueeze(-2), -math.inf)
     new = cache.new  # everybody sees the past; only among the new tokens are there any ahead
     ahead = torch.ones(new, new, dtype=torch.bool, device=scores.device).triu_(1)

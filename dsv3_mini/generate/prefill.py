@@ -110,9 +110,9 @@ def _read(
         following = padded[:, begin + 1 : end + 1]
         if drafts is not None and following.shape[1]:
             module = model.mtp_modules[0]
-            positions = drafts.begin(following.shape[1], len(prompts))
+            cos, sin = model.model.rotary(drafts.begin(following.shape[1], len(prompts)))
             embedded = model.model.embed_tokens(following)
-            module.predict(embedded, hidden[:, : following.shape[1]], *model.model.rotary(positions), drafts)
+            module.predict(embedded, hidden[:, : following.shape[1]], cos, sin, drafts)
             drafts.commit()
     return torch.stack([end for end in ends if end is not None])
 

@@ -58,6 +58,7 @@ class Experts(nn.Module):
         # A grouped product reads the rows of each matrix in steps of 16 bytes.
         widths = (self.gate_up_proj.shape[-1], self.down_proj.shape[-1])
         aligned = all(width * x.element_size() % 16 == 0 for width in widths)
+        supported = HAS_GROUPED_MM and x.dtype != torch.float64
         if self.path == "grouped" and not aligned:
             raise InputError(
                 f"experts path 'grouped' cannot be: hidden_size and moe_intermediate_size = {widths} must be multiples "
@@ -67,7 +68,7 @@ class Experts(nn.Module):
             return self.path
         if not torch.is_grad_enabled() and not x.is_cuda and assignments <= self.gate_up_proj.shape[0]:
             return "tokenwise"
-        return "grouped" if HAS_GROUPED_MM and aligned else "sorted"
+        return "grouped" if supported and aligned else "sorted"
 
     def force_path(self, path: ExpertsPath) -> None:
         """Use one path from now on (`"auto"`: choose again at each call)."""

@@ -25,9 +25,9 @@ def unit(x: Tensor, eps: float) -> Tensor:
 
     For decoding, where three small operations are quicker than torch's kernel, and sqrt(dim) goes into a matrix.
     """
-    x32 = x.float()
-    length = torch.linalg.vector_norm(x32, dim=-1, keepdim=True)
-    return (x32 / length.hypot_(length.new_tensor((x.shape[-1] * eps) ** 0.5))).to(x.dtype)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    return (wide / length.hypot_(length.new_tensor((x.shape[-1] * eps) ** 0.5))).to(x.dtype)
 
 
 class RMSNorm(nn.Module):

@@ -11,24 +11,27 @@ from dsv3_mini.generate.decode import generate
 from tests.benchmarks.pair import build_pair
 from tests.benchmarks.run import alternate, timed
 
-CONTEXT, NEW = 1024, 64
+NEW = 48
+CASES = {"1024": (1, 1024), "3072": (1, 3072), "8 rows, 1024": (8, 1024)}  # batch, tokens of the prompt
 
 
 def run(rounds: int) -> dict[str, Any]:
-    """Seconds per decoded token in fp32, batch 1, after a prompt of 1024 tokens: mini, and nano beside it."""
+    """Seconds per decoded token in fp32 at three contexts: mini, and nano beside it."""
     return {
-        **compare("mini", rounds),
-        "nano": compare("nano", rounds),
+        **{
+            preset: {name: compare(preset, rounds, *case) for name, case in CASES.items()}
+            for preset in ("mini", "nano")
+        },
         "compared": "seconds per decoded token, greedy, fp32, equal weights, against transformers' generate",
-        "context": CONTEXT,
         "new_tokens": NEW,
     }
 
 
-def compare(preset: str, rounds: int) -> dict[str, Any]:
+def compare(preset: str, rounds: int, batch: int, context: int) -> dict[str, Any]:
     """One preset, without MTP, with random weights."""
     cfg = ModelConfig.preset(preset, num_nextn_predict_layers=0)
-    return {**compare_config(cfg, rounds), "preset": f"{preset} without MTP"}
+    result = compare_config(cfg, rounds, batch=batch, context=context)
+    return {**result, "batch": batch, "context": context}
 
 
 def compare_config(
@@ -37,12 +40,13 @@ def compare_config(
     *,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
-    context: int = CONTEXT,
+    batch: int = 1,
+    context: int = 1024,
     new_tokens: int = NEW,
 ) -> dict[str, Any]:
-    """A model of `cfg` with random weights: `new_tokens` tokens after a prompt of `context`."""
+    """A model of `cfg` with random weights: `new_tokens` tokens in each of `batch` rows after a prompt of `context`."""
     ours, theirs = (model.to(dtype).eval() for model in build_pair(cfg, device))
-    prompt = torch.randint(0, cfg.vocab_size, (1, context), device=device)
+    prompt = torch.randint(0, cfg.vocab_size, (batch, context), device=device)
 
     def we(new: int) -> list[int]:
         return generate(ours, prompt, new)[0]
