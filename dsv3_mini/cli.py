@@ -144,6 +144,16 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
     top_p = "sample from the likeliest tokens that together have this probability (default: 0.95)"
     generate.add_argument("--top-p", type=float, default=0.95, metavar="P", help=top_p)
     generate.add_argument("--seed", type=int, metavar="S", help="makes sampling repeatable")
+    drafts = (
+        "draft N tokens at a time with the MTP module (default without N: 2); the text stays the same, it comes sooner"
+    )
+    generate.add_argument("--speculative", type=int, nargs="?", const=2, default=0, metavar="N", help=drafts)
+    sure = "stop drafting where the drafts so far are less likely than this (default: 0, never)"
+    generate.add_argument("--confidence", type=float, default=0.0, metavar="P", help=sure)
+    generate.add_argument("--yarn", type=float, metavar="FACTOR", help="extend the context FACTOR times, by YaRN")
+    generate.add_argument("--stats", action="store_true", help="show speed and accepted drafts on standard error")
+    ask = "ask for one text after the other, or for more of the same; Ctrl-D ends"
+    generate.add_argument("--interactive", action="store_true", help=ask)
     _add_device(generate)
     _add_json(generate)
 
