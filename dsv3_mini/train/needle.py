@@ -3,16 +3,16 @@
 The haystack is real code that the model was never trained on. Somewhere in it stands one line that has nothing to do
 with the rest, the needle, and the text ends by beginning that line again:
 
-    ..code..  HARBOR_COPPER = 4817  ..code..  HARBOR_COPPER =      <- what comes now?
+    ..code..  QX = 481  ..code..  QX =      <- what comes now?
 
 A row is exactly `length` tokens, the answer included; `depth` 0 puts the needle at the beginning, 1 right before the
-question. A needle counts as found when greedy decoding writes the whole value and not before: three digits of four are
-no answer. Who guesses is right once in 9000 times (`CHANCE`). The report asks instruction-tuned models with sentences; a model
-that only continues text is asked by something to be continued.
+question. A needle counts as found when greedy decoding writes the whole value: two digits of three are no answer. Who
+guesses three digits is right once in 900 times (`CHANCE`). The report asks instruction-tuned models with sentences; a
+model that only continues text is asked by something to be continued.
 
 Greedy decoding would take a step a token. One forward pass over prompt and answer says the same: the answer is what
 greedy decoding writes exactly if at each of its places the likeliest token is its token (`found`; a test holds it
-against `generate`).
+against `written`).
 
 Shapes: B rows, T tokens.
 """
@@ -23,6 +23,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from string import ascii_uppercase
 from typing import Any
 
 import numpy as np
@@ -34,18 +35,10 @@ from dsv3_mini.model.transformer import DeepSeekV3
 from dsv3_mini.train.documents import Document, is_held_out
 from dsv3_mini.train.tokenizer import Tokenizer
 
-DIGITS = 4
+DIGITS = 3
 CHANCE = 1 / (9 * 10 ** (DIGITS - 1))  # of guessing a value
 
-# Names are two of these words. The test has words of its own, and numbers of its own (`is_held_out`): what is found
-# there was not learned by heart in training.
-TEST_WORDS = (
-    "HARBOR COPPER WILLOW TUNNEL MARBLE FALCON GINGER LANTERN PEBBLE SADDLE THISTLE VELVET ANCHOR BEACON CEDAR DRUM"
-).split()
-TRAINING_WORDS = (
-    "ORCHID RIVER SILVER CANDLE FOREST BRIDGE COTTON WINTER GARDEN MIRROR BASKET PEPPER SUMMIT DESERT CASTLE HAMMER "
-    "LEMON ISLAND VALLEY TIMBER ROCKET PLANET WINDOW TICKET BUTTON CAMEL DRAGON FEATHER GLACIER HONEY IVORY JUNGLE"
-).split()
+HELD_OUT = 0.2  # of the names, and of the values: the test's own, so that it finds nothing that was learned by heart
 
 _LINE_START = re.compile(rb"\n[ \t]*\Z")
 _TOKENS_AT_ONCE = 4096
@@ -68,20 +61,23 @@ class Needle:
 
 
 def draw_needles(rng: np.random.Generator, count: int, *, for_test: bool = True) -> list[Needle]:
-    """`count` needles with different names, of the words and numbers of the test or of training."""
-    words = TEST_WORDS if for_test else TRAINING_WORDS
-    numbers = _numbers(for_test)
-    names: dict[str, None] = {}
-    while len(names) < count:
-        first, second = rng.choice(len(words), size=2, replace=False)
-        names[f"{words[first]}_{words[second]}"] = None
-    return [Needle(name, numbers[rng.integers(len(numbers))]) for name in names]
+    """`count` needles with different names; names and values are the test's own, or those of training."""
+    names, values = _names(for_test), _values(for_test)
+    chosen = rng.choice(len(names), size=count, replace=False)
+    return [Needle(names[i], values[rng.integers(len(values))]) for i in chosen]
 
 
 @lru_cache
-def _numbers(for_test: bool) -> tuple[str, ...]:
+def _names(for_test: bool) -> tuple[str, ...]:
+    """Two capital letters: few tokens, and hardly ever the name of anything else."""
+    every = (first + second for first in ascii_uppercase for second in ascii_uppercase)
+    return tuple(name for name in every if is_held_out(f"needle/{name}", HELD_OUT) == for_test)
+
+
+@lru_cache
+def _values(for_test: bool) -> tuple[str, ...]:
     every = map(str, range(10 ** (DIGITS - 1), 10**DIGITS))  # no leading zero: it would not be Python
-    return tuple(number for number in every if is_held_out(f"needle/{number}") == for_test)
+    return tuple(value for value in every if is_held_out(f"needle/{value}", HELD_OUT) == for_test)
 
 
 class Planter:
@@ -106,10 +102,10 @@ class Planter:
         starts = np.concatenate([[0], np.flatnonzero(self.begins_line[tokens]) + 1])
         return int(starts[np.abs(starts - depth * len(tokens)).argmin()])
 
-    def cost(self, needle: Needle) -> int:
-        """Tokens that a needle, its question and its answer take at most, whatever the indentation."""
+    def cost(self, needle: Needle, times_asked: int = 1) -> int:
+        """Tokens that a needle and its answered questions take at most, whatever the indentation."""
         asked = len(self.tokenizer.encode(f"{needle.question}{needle.value}"))
-        return 2 * asked + 8
+        return (1 + times_asked) * asked + 8
 
     def row(self, haystack: np.ndarray, needle: Needle, depth: float, length: int) -> np.ndarray:
         """[length] tokens: as much of `haystack` as there is room for, the needle at `depth`, question and answer.
@@ -136,10 +132,34 @@ class Planter:
         return np.concatenate([planted_row, ending])
 
 
-def haystack_tokens(tokenizer: Tokenizer, documents: Sequence[Document]) -> np.ndarray:
-    """The code among `documents` as one stream, each document ended by the end token."""
-    texts = [document.text for document in documents if document.domain == "code"] or [d.text for d in documents]
-    return np.concatenate([np.array([*ids, tokenizer.eos_id]) for ids in tokenizer.encode_batch(texts)])
+class Haystack:
+    """The code among some documents, from which the rows of the test are made."""
+
+    def __init__(self, tokenizer: Tokenizer, documents: Sequence[Document]) -> None:
+        texts = [document.text for document in documents if document.domain == "code"] or [d.text for d in documents]
+        self.planter = Planter(tokenizer)
+        # One stream, each document ended by the end token, as in training.
+        parts = [np.array([*ids, tokenizer.eos_id]) for ids in tokenizer.encode_batch(texts)]
+        self.tokens = np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+
+    def cell(self, length: int, depth: float, count: int, seed: int = 0) -> tuple[Tensor, list[Needle]]:
+        """`count` rows [B, T] of one cell of the map, with their needles: each has its own, in another piece of code.
+
+        The same `seed` and place in the map give the same rows for every model with this tokenizer. Raises
+        `InputError` when there is less text than a row is long.
+        """
+        if len(self.tokens) < length:
+            raise InputError(
+                f"the haystack has {len(self.tokens)} tokens, too few for a row of {length}: give more text"
+            )
+        rng = np.random.default_rng((seed, length, round(1000 * depth)))
+        needles = draw_needles(rng, count)
+        starts = rng.integers(len(self.tokens) - length + 1, size=count)
+        rows = [
+            self.planter.row(self.tokens[start : start + length], needle, depth, length)
+            for start, needle in zip(starts, needles, strict=True)
+        ]
+        return torch.from_numpy(np.stack(rows).astype(np.int64)), needles
 
 
 @torch.inference_mode()
@@ -152,38 +172,11 @@ def found(model: DeepSeekV3, rows: Tensor) -> Tensor:
     return model.lm_head(hidden).argmax(-1) == rows[:, -DIGITS:]
 
 
-def found_by_decoding(model: DeepSeekV3, rows: Tensor) -> Tensor:
-    """[B] bool: the same the slow way, by greedy decoding."""
+def written(model: DeepSeekV3, rows: Tensor) -> Tensor:
+    """[B, DIGITS]: what greedy decoding writes after the prompts of `rows`. The slow way to the same answer."""
     from dsv3_mini.generate.decode import generate
 
-    written = generate(model, rows[:, :-DIGITS], DIGITS)
-    return (torch.tensor(written, device=rows.device) == rows[:, -DIGITS:]).all(-1)
-
-
-def cell_rows(
-    tokenizer: Tokenizer, documents: Sequence[Document], length: int, depth: float, count: int, seed: int = 0
-) -> tuple[Tensor, list[Needle]]:
-    """`count` rows [B, T] of one cell of the map, with their needles: each has its own, and its own haystack.
-
-    The same `seed` and place in the map give the same rows for every model with this tokenizer.
-    """
-    planter, haystack = Planter(tokenizer), haystack_tokens(tokenizer, documents)
-    return _cell(planter, haystack, length, depth, count, seed)
-
-
-def _cell(
-    planter: Planter, haystack: np.ndarray, length: int, depth: float, count: int, seed: int
-) -> tuple[Tensor, list[Needle]]:
-    if len(haystack) < length:
-        raise InputError(f"the haystack has {len(haystack)} tokens of held-out text, too few for a row of {length}")
-    rng = np.random.default_rng((seed, length, round(1000 * depth)))
-    needles = draw_needles(rng, count)
-    starts = rng.integers(len(haystack) - length + 1, size=count)
-    rows = [
-        planter.row(haystack[start : start + length], needle, depth, length)
-        for start, needle in zip(starts, needles, strict=True)
-    ]
-    return torch.from_numpy(np.stack(rows).astype(np.int64)), needles
+    return torch.tensor(generate(model, rows[:, :-DIGITS], DIGITS), device=rows.device)
 
 
 def needle_map(
@@ -202,13 +195,13 @@ def needle_map(
     "digits" is the share of single digits that are right after the right ones before; guessing finds a tenth. `count`
     needles a cell.
     """
-    planter, haystack = Planter(tokenizer), haystack_tokens(tokenizer, documents)
+    haystack = Haystack(tokenizer, documents)
     device = model.lm_head.weight.device
     whole = np.zeros((len(depths), len(lengths)))
     digits = np.zeros_like(whole)
     for column, length in enumerate(lengths):
         for line, depth in enumerate(depths):
-            rows, _ = _cell(planter, haystack, length, depth, count, seed)
+            rows, _ = haystack.cell(length, depth, count, seed)
             right = torch.cat([found(model, part.to(device)) for part in rows.split(max(1, _TOKENS_AT_ONCE // length))])
             whole[line, column] = right.all(-1).double().mean()
             digits[line, column] = right.double().mean()

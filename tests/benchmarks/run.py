@@ -111,12 +111,13 @@ def benchmarks() -> dict[str, Callable[..., dict[str, Any]]]:
 
 def experiments() -> dict[str, Callable[..., dict[str, Any]]]:
     """By name."""
-    from tests.benchmarks import balance_lab, bias_speed, mtp_effect, twins
+    from tests.benchmarks import balance_lab, bias_speed, mtp_effect, needle, twins
 
     return {
         "balance_lab": balance_lab.run,
         "bias_speed": bias_speed.run,
         "mtp_effect": mtp_effect.run,
+        "needle": needle.run,
         "twins": twins.run,
         "twins_sizes": twins.run_sizes,
         "twins_attention": twins.run_kinds_of_attention,
