@@ -294,6 +294,60 @@ def test_ctrl_c_keeps_what_was_generated(run_folder: Path, monkeypatch, capsys: 
     assert report["interrupted"] and report["new_tokens"] == 2 and report["text"]
 
 
+def test_drafts_change_the_speed_and_not_the_text(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = generated(capsys, run_folder, "--prompt", "def f(", "--temperature", "0")
+    drafted = generated(capsys, run_folder, "--prompt", "def f(", "--temperature", "0", "--speculative", "3")
+    assert drafted["tokens"] == plain["tokens"] and "speculation" not in plain
+    assert 0 < drafted["speculation"]["forward_passes"] < 20
+    assert drafted["speculation"]["accepted"] <= drafted["speculation"]["drafted"]
+    assert cli.main(["generate", str(run_folder), "--speculative", "--stats", "--max-new-tokens", "9"]) == 0
+    told = capsys.readouterr().err
+    assert "forward passes" in told and "tokens per second" in told and "accepted, by depth" in told
+    assert "cannot be" in fails(capsys, "generate", run_folder, "--speculative", 99, "--json")
+    assert "confidence" in fails(capsys, "generate", run_folder, "--confidence", 2, "--speculative", "--json")
+
+
+def test_yarn_extends_the_context(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long = ["--prompt", "1 " * 5000]
+    refused = fails(capsys, "generate", run_folder, *long, "--json")
+    assert "4096" in refused and "--yarn" in refused
+    assert generated(capsys, run_folder, *long, "--yarn", 400)["prompt_tokens"] > 4096
+    assert "--yarn 0.5" in fails(capsys, "generate", run_folder, "--yarn", 0.5, "--json")
+
+
+def test_interactive_goes_on_from_what_is_there(run_folder: Path, monkeypatch, capsys) -> None:
+    lines = iter(["\n", "def f(\n", "\n", "+ x = 1\\n\n", ""])
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(readline=lambda: next(lines)))
+    arguments = ["generate", str(run_folder), "--interactive", "--max-new-tokens", "5", "--temperature", "0", "--stats"]
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("def f(") and "\nx = 1\n" in printed.out
+    assert printed.err.count("prompt: ") == 3, "the first empty line had nothing to continue"
+    assert "from the cache" in printed.err
+    assert "exclude each other" in fails(capsys, "generate", run_folder, "--interactive", "--json")
+
+
+def test_interactive_survives_bad_input_and_ctrl_c(run_folder: Path, monkeypatch, capsys) -> None:
+    def answers():
+        yield "1 " * 5000 + "\n"
+        raise KeyboardInterrupt
+
+    lines = [answers(), iter(["def f(\n", ""])]
+
+    def readline() -> str:
+        try:
+            return next(lines[0])
+        except KeyboardInterrupt:
+            lines.pop(0)
+            raise
+
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(readline=readline))
+    assert cli.main(["generate", str(run_folder), "--interactive", "--max-new-tokens", "3"]) == 0
+    printed = capsys.readouterr()
+    assert "more than the context" in printed.err and "Ctrl-D ends" in printed.err
+    assert "def f(" in printed.out
+
+
 class Bytes:
     """A tokenizer whose tokens are single bytes."""
 

@@ -99,13 +99,14 @@ def _version(package: str) -> str | None:
 
 def benchmarks() -> dict[str, Callable[..., dict[str, Any]]]:
     """By name. Imported late, so that listing is quick."""
-    from tests.benchmarks import decode, expert_scaling, routing_record, train_step
+    from tests.benchmarks import decode, expert_scaling, routing_record, speculation, train_step
 
     return {
         "train_step": train_step.run,
         "expert_scaling": expert_scaling.run,
         "decode": decode.run,
         "routing_record": routing_record.run,
+        "speculation": speculation.run,
     }
 
 
