@@ -44,7 +44,7 @@ class LatentCache:
         self.store = torch.zeros(len(self.layers), batch, max_len, cfg.cache_width, dtype=dtype, device=device)
         self.lengths = [0] * batch
         self.positions = torch.zeros(batch, 0, dtype=torch.long, device=device)  # of the tokens of this forward pass
-        self.mask: Tensor | None = None  # [B, T, S], or None where every slot in reach may be read
+        self.hidden: Tensor | None = None  # [B, T, S] slots that may not be read; None where all in reach may
 
     @property
     def max_len(self) -> int:
@@ -79,7 +79,7 @@ class LatentCache:
         starts = torch.tensor(self.lengths, device=device)
         self.positions = starts[:, None] + torch.arange(new, device=device)
         single = self.uniform and new == 1  # the newest token of equally long rows may read everything there is
-        self.mask = None if single else torch.arange(self.end, device=device) <= self.positions[..., None]
+        self.hidden = None if single else torch.arange(self.end, device=device) > self.positions[..., None]
         return self.positions
 
     def write(self, layer: int, latent: Tensor, k_pe: Tensor) -> Tensor:
@@ -99,6 +99,11 @@ class LatentCache:
             rows = torch.arange(store.shape[0], device=store.device)[:, None]
             store[rows, self.positions] = memory
         return store[:, : self.end]
+
+    @property
+    def mask(self) -> Tensor | None:
+        """[B, T, S], the slots that may be read; None where all in reach may."""
+        return None if self.hidden is None else ~self.hidden
 
     def commit(self) -> None:
         """The forward pass is through: its tokens now belong to every row."""

@@ -189,12 +189,10 @@ def exact(x: Tensor) -> Tensor:
 
 
 def hide(scores: Tensor, cache: LatentCache) -> Tensor:
-    """-inf for what lies ahead: scores [B, T, H, S]."""
-    if cache.mask is not None and not cache.uniform:
-        return scores.masked_fill_(~cache.mask.unsqueeze(-2), -math.inf)
-    new = cache.new  # everybody sees the past; only among the new tokens are there any ahead
-    ahead = torch.ones(new, new, dtype=torch.bool, device=scores.device).triu_(1)
-    scores[..., -new:].masked_fill_(ahead.unsqueeze(-2), -math.inf)
+    """-inf for what lies ahead: scores [B, T, H, S]. Where rows are equally long, only new tokens can be."""
+    newest = scores[..., -cache.new :] if cache.uniform else scores
+    assert cache.hidden is not None
+    newest.masked_fill_(cache.hidden[..., -newest.shape[-1] :].unsqueeze(-2), -math.inf)
     return scores
 
 

@@ -240,7 +240,7 @@ def verify_without_mask(pair: Pair, patch: Patch) -> None:
 
     def broken(self: LatentCache, new: int, **more: int) -> Tensor:
         positions = begin(self, new, **more)
-        self.mask = None
+        self.hidden = None
         return positions
 
     patch.setattr(LatentCache, "begin", broken)
