@@ -95,7 +95,7 @@ LESSONS = (
     Lesson("09", "mtp", "Multi-token prediction", "the MTP module and its loss"),
     Lesson("10", "data", "Data", "byte-level BPE, packing, fill-in-the-middle"),
     Lesson("11", "train", "Train it", "schedule, optimizer, dashboard"),
-    Lesson("12", "speculative_decoding", "Speculative decoding", "draft with MTP, verify, roll back"),
+    Lesson("12", "speculative", "Speculative decoding", "draft with MTP, verify, roll back"),
     Lesson("13", "fp8", "FP8", "8-bit floats in tiles and blocks, accumulation"),
     Lesson("14", "kernels", "Kernels", "Triton: quantise, matrix products, decoding"),
     Lesson("15", "long_context", "Long context", "YaRN, needle in a haystack"),

@@ -139,7 +139,7 @@ def test_a_click_opens_an_idea_and_python_hears_of_it(show: Open) -> None:
 
 
 def test_an_idea_without_code_says_so(show: Open) -> None:
-    assert "Not in the package yet: lesson 12 builds it." in panel(show(selected="specdec"))
+    assert "Not in the package yet: lesson 17 builds it." in panel(show(selected="posttraining"))
 
 
 def test_traits_set_by_python_show_in_the_page(show: Open) -> None:
