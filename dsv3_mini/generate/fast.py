@@ -30,7 +30,7 @@ from torch import Tensor
 
 from dsv3_mini.generate.cache import LatentCache
 from dsv3_mini.model.block import Block
-from dsv3_mini.model.experts import run_tokenwise
+from dsv3_mini.model.experts import add_tokenwise
 from dsv3_mini.model.mla import MLA
 from dsv3_mini.model.moe import MLP, MoE
 from dsv3_mini.model.norm import RMSNorm, unit
@@ -111,17 +111,17 @@ class FastLayer:
         normed = unit(x, self.norm_eps).mul_(self.norm_weight)
         gate, up = torch.mm(normed, self.gate_up).chunk(2, dim=-1)
         out = torch.addmm(x, F.silu(gate).mul_(up), self.down)
-        return out if self.moe is None else out.add_(self._experts(normed))
+        return out if self.moe is None else self._add_experts(out, normed)
 
-    def _experts(self, x: Tensor) -> Tensor:
+    def _add_experts(self, out: Tensor, x: Tensor) -> Tensor:
         assert self.moe is not None
         gate, experts = self.moe.gate, self.moe.experts
         scores = torch.mm(exact(x), self.centroids).sigmoid_()
         ids = gate.choose(scores)
         if experts.choose_path(x, ids.numel()) == "tokenwise":
             weights = gate.gate_weights(scores, ids).to(x.dtype)
-            return run_tokenwise(x, ids, weights, self.gate_ups, self.downs)
-        return experts(x, gate.routing(scores, ids))
+            return add_tokenwise(out, x, ids, weights, self.gate_ups, self.downs)
+        return out.add_(experts(x, gate.routing(scores, ids)))
 
 
 class FastAttention:

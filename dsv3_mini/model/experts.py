@@ -127,25 +127,24 @@ def experts_tokenwise(x: Tensor, ids: Tensor, weights: Tensor, counts: Tensor, g
 
     With so little work it is the number of operations that costs time: the nonlinearity is taken of all K at once.
     """
-    return run_tokenwise(x, ids, weights, gate_up.transpose(1, 2).unbind(0), down.transpose(1, 2).unbind(0))
+    gate_ups, downs = gate_up.transpose(1, 2).unbind(0), down.transpose(1, 2).unbind(0)
+    return add_tokenwise(torch.zeros_like(x), x, ids, weights, gate_ups, downs)
 
 
-def run_tokenwise(
-    x: Tensor, ids: Tensor, weights: Tensor, gate_ups: Sequence[Tensor], downs: Sequence[Tensor]
+def add_tokenwise(
+    out: Tensor, x: Tensor, ids: Tensor, weights: Tensor, gate_ups: Sequence[Tensor], downs: Sequence[Tensor]
 ) -> Tensor:
-    """`experts_tokenwise` with the matrices of each expert apart, [D, 2F] and [F, D].
+    """`experts_tokenwise` added to out [N, D] in place, with the matrices of each expert apart, [D, 2F] and [F, D].
 
     Taking one expert out of a stack costs as much as a small product, so whoever runs many steps does it once.
     """
-    rows = []
-    for token, experts, gates in zip(x.split(1), ids.tolist(), weights.unsqueeze(-1), strict=True):
+    for i, (token, experts, gates) in enumerate(zip(x.split(1), ids.tolist(), weights.unsqueeze(-1), strict=True)):
         left, right = torch.cat([torch.mm(token, gate_ups[e]) for e in experts]).chunk(2, dim=-1)  # [K, F] each
-        hidden = (F.silu(left).mul_(right).mul_(gates)).split(1)
-        out = torch.mm(hidden[0], downs[experts[0]])
-        for part, expert in zip(hidden[1:], experts[1:], strict=True):
-            out = torch.addmm(out, part, downs[expert])
-        rows.append(out)
-    return torch.cat(rows) if rows else torch.zeros_like(x)
+        hidden = F.silu(left).mul_(right).mul_(gates)
+        row = out[i : i + 1]
+        for part, expert in zip(hidden.split(1), experts, strict=True):
+            row.addmm_(part, downs[expert])
+    return out
 
 
 _PATHS = {
