@@ -299,9 +299,7 @@ def chain(states, following, own, drafts):
     while len(guesses) < drafts:
         state = read_along(state, guesses[-1:], own)
         guesses += says(state)
-    own.crop(
-        [length]
-    )  # those slots came from the module's states; the true ones are read in the next round
+    own.crop([length])  # what came from the module's own states is read anew in the next round
     return guesses
 
 
@@ -463,21 +461,19 @@ some = torch.tensor(prompts["code"])  # [20, 64]
 routing = model(some, record_routing=True, mtp=False).routing
 print("different experts that neighbouring tokens need, of 16:")
 by_chance = [16 * (1 - (1 - 4 / 16) ** n) for n in (1, 2, 3)]
-print("by chance:", ", ".join(f"{n} tokens {x:.1f}" for n, x in enumerate(by_chance, start=1)))
+print("1, 2, 3 tokens, by chance:", " ".join(f"{x:.1f}" for x in by_chance))
 per_layer = {}
 for record in routing:
     ids = record.ids.view(20, 64, -1)  # [B, T, K]
     for n in (1, 2, 3):
         runs = [ids[b, i : i + n].flatten() for b in range(20) for i in range(64 - n)]
         per_layer[record.layer, n] = sum(len(run.unique()) for run in runs) / len(runs)
-    print(
-        f"layer {record.layer}:",
-        ", ".join(f"{n} tokens {per_layer[record.layer, n]:.1f}" for n in (1, 2, 3)),
-    )
+    means = " ".join(f"{per_layer[record.layer, n]:.1f}" for n in (1, 2, 3))
+    print(f"1, 2, 3 tokens, layer {record.layer}:  {means}")
 
 # %% [markdown]
-# Neighbours share hardly more experts than strangers would. So of the weights of a small MoE, the part with the
-# experts is read nearly twice for two tokens. Let us time it, together with the draft: a step of one token is the
+# Neighbours share hardly more experts than strangers would. So two tokens read well over half as many weights of
+# experts again as one. Let us time it, together with the draft: a step of one token is the
 # unit. (The quickest of many tries, because other programs only ever make a try slower.)
 
 # %%
@@ -511,11 +507,8 @@ def drafting():
 seconds = [quickest(lambda k=k: verifying(k)) for k in range(5)]
 verify = [tried / seconds[0] for tried in seconds]
 draft = quickest(drafting) / seconds[0]
-print(
-    "a pass over a token and its drafts:",
-    ", ".join(f"{k} drafts {cost:.2f}" for k, cost in enumerate(verify)),
-)
-print(f"making a draft: {draft:.2f}")
+print("cost of a pass over a token and 0 to 4 drafts:", " ".join(f"{cost:.2f}" for cost in verify))
+print(f"cost of making a draft: {draft:.2f}")
 
 # %% [markdown]
 # ### Break-even
@@ -530,7 +523,7 @@ print("on this machine, for nano on code:")
 for k in range(1, 5):
     cost = verify[k] + k * draft
     print(
-        f"  {k} drafts: {each[k]:.2f} tokens for the cost of {cost:.2f} steps: {each[k] / cost:.2f}"
+        f"  drafts: {k}, tokens: {each[k]:.2f}, cost: {cost:.2f} steps, gain: {each[k] / cost:.2f}"
     )
 print(f"  one draft pays above an acceptance of {verify[1] + draft - 1:.2f}; nano has {first:.2f}")
 
@@ -543,14 +536,12 @@ print(f"  one draft pays above an acceptance of {verify[1] + draft - 1:.2f}; nan
 count = count_parameters(model.cfg)
 moe_layers = model.cfg.num_hidden_layers - model.cfg.first_k_dense_replace
 experts = count["routed experts"].active / moe_layers  # weights of 4 experts of one layer
-more = (
-    sum(per_layer[record.layer, 2] for record in routing) / len(routing) / 4
-)  # for two tokens, in units of that
+# For two tokens so many times as much, as measured above.
+more = sum(per_layer[record.layer, 2] for record in routing) / len(routing) / 4
 head = count["output head"].active
 active = {row.name: row.active for row in count.mtp}
-block = (
-    count.mtp_active - active["joining projection"] - active["MTP norms"]
-)  # one layer with experts
+# One layer with experts: the module without what joins state and token.
+block = count.mtp_active - active["joining projection"] - active["MTP norms"]
 rest = count.active_without_embedding - moe_layers * block  # dense layer and head
 
 
@@ -565,10 +556,10 @@ for deep in (3, 8, 16, 32, 61):
     print(f"{deep:3} layers: one draft pays above an acceptance of {draft_pays_above(deep):.2f}")
 
 # %% [markdown]
-# (The clock is harder on nano than this count: a small model spends its time on starting operations, and a draft
-# starts as many as a layer.) Two forces. The draft costs one layer and a head, so its share falls with depth. What
-# remains is the price of the second token's own experts, and depth does not help against it. A shallow MoE can win
-# steps and lose time, and that is no fault of the method.
+# (By the clock a small model may pay more for a draft than this count says: its time goes into starting operations,
+# and a draft starts as many as a layer.) Two forces. The draft costs one layer and a head, so its share falls with
+# depth. What remains is the price of the second token's own experts, and depth does not help against it. A shallow MoE
+# can win steps and lose time, and that is no fault of the method.
 
 # %% [markdown]
 # ## Reveal
