@@ -19,8 +19,9 @@ from dsv3_mini.train.tokenizer import Tokenizer
 from tests.benchmarks.run import alternate, clocked
 
 MODELS = ("mini", "mini-dense", "nano")
-PROMPT, NEW, PROMPTS = 64, 128, 8  # tokens, tokens, prompts of a domain
-SETTINGS = {"1": (1, 0.0), "2": (2, 0.0), "3": (3, 0.0), "4": (4, 0.0), "4, confident": (4, 0.6)}  # depth, confidence
+PROMPT, NEW, PROMPTS = 64, 96, 6  # tokens, tokens, prompts of a domain
+SETTINGS = {"1": (1, 0.0), "2": (2, 0.0), "4": (4, 0.0), "4, confident": (4, 0.5)}  # depth, confidence
+DOMAINS = {"code": tuple(SETTINGS), "prose": ("2",), "math": ("2",)}
 LOSSLESS = (100, 256)  # prompts, tokens
 
 
@@ -45,12 +46,12 @@ def run(rounds: int) -> dict[str, Any]:
 
 
 def measure(folder: Path, rounds: int) -> dict[str, Any]:
-    """One model: the costs of its steps, each domain at each setting, and how often drafts change the text."""
+    """One model: the costs of its steps, code at each setting and the others at one; whether drafts change a text."""
     model, tokenizer = load_pretrained(folder).float(), Tokenizer.load(folder)
     found: dict[str, Any] = {"costs": costs(model)}
-    for domain in ("code", "prose", "math"):
+    for domain, names in DOMAINS.items():
         prompts = prompts_of(tokenizer, domain, PROMPTS)
-        found[domain] = {name: speed_up(model, prompts, *setting, rounds) for name, setting in SETTINGS.items()}
+        found[domain] = {name: speed_up(model, prompts, *SETTINGS[name], rounds) for name in names}
     found["lossless"] = lossless(model, tokenizer)
     return found
 
@@ -112,7 +113,7 @@ def costs(model: DeepSeekV3, context: int = 200, times: int = 60) -> dict[str, A
 def lossless(model: DeepSeekV3, tokenizer: Tokenizer) -> dict[str, Any]:
     """How many of 100 texts of 256 tokens are the same token for token with two drafts, in fp32 and in fp64."""
     count, new = LOSSLESS
-    prompts = [p for domain in ("code", "prose", "math") for p in prompts_of(tokenizer, domain, -(-count // 3))][:count]
+    prompts = [p for domain in DOMAINS for p in prompts_of(tokenizer, domain, -(-count // 3))][:count]
     same = {}
     for name, dtype in {"fp64": torch.float64, "fp32": torch.float32}.items():
         model.to(dtype)
