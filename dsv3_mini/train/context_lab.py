@@ -20,6 +20,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from dsv3_mini.train import run_folder
 from dsv3_mini.train.checkpoint import latest_checkpoint, write_json
 from dsv3_mini.train.config import TrainConfig
 from dsv3_mini.train.data import load_corpus
+from dsv3_mini.train.documents import Corpus
 from dsv3_mini.train.evaluate import bits_per_byte, select_documents
 from dsv3_mini.train.extend import beginning
 from dsv3_mini.train.loop import train
@@ -72,6 +74,7 @@ class Stage:
     begins_with: str | None = None
     yarn: bool = False
     needle_share: float = 0.5
+    warmup: int | None = None  # steps; None: the report's share of the steps
 
 
 STAGES = {
@@ -79,7 +82,7 @@ STAGES = {
     "trained": Stage(TRAINED, 500, 2e-3, "short"),
     "before": Stage(TRAINED, 400, 1e-3, "trained"),
     "phase-1": Stage(4 * TRAINED, 400, 1e-3, "trained", yarn=True),
-    "phase-2": Stage(16 * TRAINED, 200, 5e-4, "phase-1"),
+    "phase-2": Stage(16 * TRAINED, 100, 1e-4, "phase-1", warmup=20),
 }
 
 
@@ -134,7 +137,10 @@ def _run(
     )  # fmt: skip
     if base is not None:
         settings |= {key: value for key, value in vars(base).items() if value is not None and key != "out"}
-    settings |= dict(seq_len=stage.seq_len, steps=steps or stage.steps, lr=stage.lr, needle_share=stage.needle_share)
+    settings |= dict(
+        seq_len=stage.seq_len, steps=steps or stage.steps, lr=stage.lr, needle_share=stage.needle_share,
+        warmup_steps=stage.warmup,
+    )  # fmt: skip
     if stage.begins_with is not None:
         settings |= beginning(folders[stage.begins_with], FACTOR if stage.yarn else None)
     say(f"{'continuing' if begun else 'training'} {folder.name}")
@@ -180,6 +186,13 @@ def share_found(found: dict[str, Any], length: int) -> float:
 # -- the models that come with the course --
 
 SHIPPED = ("before", "phase-1", "phase-2")
+_COMMAND = "python tests/benchmarks/run.py needle --seeds 0"
+
+
+@lru_cache
+def corpus() -> Corpus:
+    """The embedded corpus, read once: everything that a lesson shows is about the same held-out files."""
+    return load_corpus()
 
 
 def ship_models(cache: str | Path, seed: int = 0, steps: int | None = None, folder: Path | None = None) -> None:
@@ -190,7 +203,10 @@ def ship_models(cache: str | Path, seed: int = 0, steps: int | None = None, fold
         model, tokenizer = _load(latest_checkpoint(run))
         (folder / name).mkdir(parents=True, exist_ok=True)
         write_checkpoint(model, folder / name, tokenizer)
-        (folder / name / run_folder.RUN_FILE).write_bytes((run / run_folder.RUN_FILE).read_bytes())
+        record = run_folder.read_run(run)
+        for field in ("out", "init_from"):  # where a reader who repeats it will find them
+            record["config"][field] = f"runs/experiments/{Path(record['config'][field]).name}"
+        write_json(folder / name / run_folder.RUN_FILE, {**record, "command": _COMMAND.split()})
 
 
 def load_models() -> tuple[dict[str, DeepSeekV3], Tokenizer]:

@@ -62,13 +62,13 @@ class Needle:
 
 def draw_needles(rng: np.random.Generator, count: int, *, for_test: bool = True) -> list[Needle]:
     """`count` needles with different names; names and values are the test's own, or those of training."""
-    names, values = _names(for_test), _values(for_test)
+    names, values = names_of(for_test), _values(for_test)
     chosen = rng.choice(len(names), size=count, replace=False)
     return [Needle(names[i], values[rng.integers(len(values))]) for i in chosen]
 
 
 @lru_cache
-def _names(for_test: bool) -> tuple[str, ...]:
+def names_of(for_test: bool) -> tuple[str, ...]:
     """Two capital letters: few tokens, and hardly ever the name of anything else."""
     every = (first + second for first in ascii_uppercase for second in ascii_uppercase)
     return tuple(name for name in every if is_held_out(f"needle/{name}", HELD_OUT) == for_test)

@@ -21,7 +21,7 @@ from dsv3_mini.train.tokenizer import Tokenizer
 
 FORMAT = 1  # raise it when the same settings come to give other windows
 TOKENS_PER_NEEDLE = 32  # at most one needle for so many tokens of a window: it and its questions take about 24
-MOST_NEEDLES = 16
+MOST_NEEDLES = 16  # the test plants one: with many more to tell apart, a small model learns another task
 TIMES_ASKED = 2
 
 
@@ -35,7 +35,7 @@ class NeedleWindows(TokenDataset):
     def __init__(self, data: TokenDataset, tokenizer: Tokenizer, share: float) -> None:
         super().__init__(data.tokens, data.seq_len, data.seed)
         self.share, self.planter = share, Planter(tokenizer)
-        self.most = min(MOST_NEEDLES, max(1, self.seq_len // TOKENS_PER_NEEDLE))
+        self.most = max(1, min(self.seq_len // TOKENS_PER_NEEDLE, MOST_NEEDLES))
         least = self.planter.cost(Needle("AA", "100"), TIMES_ASKED)
         if share and self.seq_len < least:
             raise InputError(f"seq_len = {self.seq_len} cannot be with needle_share = {share:g}: at least {least}")

@@ -88,7 +88,7 @@ class NeedleMap {
     }));
     const right = shown.written === shown.expected;
     const said = shown.written == null ? "" : ` In this row the model writes ${shown.written.trim()}: ${right ? "✓ right" : "✗ wrong"}.`;
-    this.head.textContent = `${name}, ${shown.cell}: ${percent(shown.share)} found.${said}`;
+    this.head.textContent = `${shown.cell}: ${percent(shown.share)} found.${said}`;
     this.text.replaceChildren(shown.before, tag("mark", {}, shown.needle), `${shown.after}\n`,
       tag("mark", { class: "nm-question" }, `${shown.question}?`), `   (${shown.expected})`);
   }

@@ -3,10 +3,13 @@
 `draw_needle_maps(result)` draws maps side by side, with the share in each cell as a number. `NeedleMap` shows one map
 at a time: choose it, walk over its cells with the mouse or the arrow keys, and read what a model was given and what it
 wrote. The pictures travel beside the widget, for notebooks that are read without a kernel.
+
+python -m dsv3_mini.viz.needle_map        draws data/results/needle.json into data/results/needle.png
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from matplotlib.axes import Axes
 
 from dsv3_mini.errors import InputError
 from dsv3_mini.model.transformer import DeepSeekV3
+from dsv3_mini.paths import data_dir
 from dsv3_mini.train.documents import Document
 from dsv3_mini.train.needle import DIGITS, Haystack, written
 from dsv3_mini.train.tokenizer import Tokenizer
@@ -24,7 +28,7 @@ from dsv3_mini.viz import style
 from dsv3_mini.viz.picture import Picture
 from dsv3_mini.viz.still_widget import StillWidget
 
-_AROUND = 160  # characters of code shown on each side of needle and question
+_AROUND = 120  # characters of code shown on each side of needle and question
 
 
 def draw_needle_maps(maps: Mapping[str, dict[str, Any]], trained: int, columns: int = 2) -> Picture:
@@ -170,3 +174,21 @@ def _cut(text: str, keep: str) -> str:
     if keep == "end":
         return f"{left_out}\n{text[-_AROUND:]}"
     return f"{text[:_AROUND]}\n{left_out}\n{text[-_AROUND:]}"
+
+
+def main() -> int:
+    """Draw the maps of the kept result; gives the exit code."""
+    from dsv3_mini.train.balance_lab import load_lab
+    from dsv3_mini.train.context_lab import MAPS
+
+    result = load_lab("needle")
+    style.use()
+    path = data_dir() / "results" / "needle.png"
+    maps = {MAPS[name]: found for name, found in result["maps"].items()}
+    path.write_bytes(draw_needle_maps(maps, result["trained"])._repr_png_())
+    print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
