@@ -327,6 +327,10 @@ for name, found_map in live.items():
     print(f"{name:20}" + "".join(f"{share:7.0%}" for share in shares))
 
 # %% [markdown]
+# With 24 needles a column, some of the difference between two lines is luck, and so few steps say little. The kept run
+# under Play has hundreds of them.
+
+# %% [markdown]
 # ## Reveal
 
 # %%
