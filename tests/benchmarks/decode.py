@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ import torch
 from dsv3_mini import ModelConfig
 from dsv3_mini.generate.decode import generate
 from tests.benchmarks.pair import build_pair
-from tests.benchmarks.run import alternate, clocked
+from tests.benchmarks.run import alternate
 
 NEW = 24
 CASES = {"1024": (1, 1024), "3072": (1, 3072), "8 rows, 1024": (8, 1024)}  # batch, tokens of the prompt
@@ -54,9 +56,10 @@ def compare_config(
     def we(new: int) -> list[int]:
         return generate(ours, prompt, new)[0]
 
-    def they(new: int) -> list[int]:
+    def they(new: int, marks: Any = None) -> list[int]:
+        exactly = dict(max_new_tokens=new, min_new_tokens=new, do_sample=False, use_cache=True)
         with torch.inference_mode():
-            out = theirs.generate(prompt, max_new_tokens=new, min_new_tokens=new, do_sample=False, use_cache=True)
+            out = theirs.generate(prompt, attention_mask=torch.ones_like(prompt), streamer=marks, **exactly)
         return out[0, context:].tolist()
 
     pairs = enumerate(zip(we(new_tokens), they(new_tokens), strict=True))
@@ -64,12 +67,33 @@ def compare_config(
     # Random weights make near-ties, which rounding may decide either way late in a text, and in bf16 anywhere.
     if agree < new_tokens // 2 and dtype == torch.float32:
         raise RuntimeError(f"the outputs part after {agree} tokens: there is nothing to compare")
-    # Prefill costs the same once, however many tokens follow: it is taken off by timing a generation of one token too.
-    our_prefill, their_prefill = clocked(lambda: we(1)), clocked(lambda: they(1))
-    our_whole, their_whole = clocked(lambda: we(new_tokens)), clocked(lambda: they(new_tokens))
+    # From the first new token to the last: the prefill is over by then, and noise in it spoils nothing.
     result = alternate(
-        lambda: (our_whole() - our_prefill()) / (new_tokens - 1),
-        lambda: (their_whole() - their_prefill()) / (new_tokens - 1),
+        lambda: seconds_per_token(lambda mark: generate(ours, prompt, new_tokens, on_token=lambda _: mark())),
+        lambda: seconds_per_token(lambda mark: they(new_tokens, _Marks(mark))),
         rounds,
     )
     return {**result, "equal_tokens": agree}
+
+
+def seconds_per_token(run: Callable[[Callable[[], None]], Any]) -> float:
+    """Of a generation that calls its argument whenever a token is there. Processor time if there is one thread."""
+    clock = time.perf_counter if torch.get_num_threads() > 1 or torch.cuda.is_available() else time.process_time
+    marks: list[float] = []
+    run(lambda: marks.append(clock()))
+    return (marks[-1] - marks[0]) / (len(marks) - 1)
+
+
+class _Marks:
+    """What transformers calls a streamer. The first thing that it is given is the prompt."""
+
+    def __init__(self, mark: Callable[[], None]) -> None:
+        self.mark, self.prompt_seen = mark, False
+
+    def put(self, tokens: torch.Tensor) -> None:
+        if self.prompt_seen:
+            self.mark()
+        self.prompt_seen = True
+
+    def end(self) -> None:
+        pass
