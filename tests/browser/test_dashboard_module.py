@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ import pytest
 from dsv3_mini.paths import repo_root
 from dsv3_mini.viz.dashboard import STATES
 
-from .conftest import BROWSER_ARGUMENTS
+from .widget_page import Open, widget_pages
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -21,26 +20,6 @@ pytestmark = pytest.mark.browser
 
 VIZ = repo_root() / "dsv3_mini" / "viz"
 HOSTILE = """<script>window.ran = 1</script><img src=x onerror="window.ran = 1">"""
-MOUNT = """async ([state, source, css]) => {
-    const style = document.createElement("style");
-    style.textContent = css;
-    document.head.append(style);
-    const heard = {};
-    window.model = {
-        sent: [],
-        get: name => state[name],
-        set(name, value) { state[name] = value; for (const tell of heard[`change:${name}`] ?? []) tell(); },
-        send(content) { this.sent.push(content.ask); },
-        on: (name, tell) => (heard[name] ??= []).push(tell),
-        off: (name, tell) => { heard[name] = heard[name].filter(other => other !== tell); },
-        listeners: () => Object.values(heard).flat().length,
-    };
-    const module = await import(URL.createObjectURL(new Blob([source], {type: "text/javascript"})));
-    window.end = module.default.render({model: window.model, el: document.querySelector("main")});
-    window.fromNotebook = [];
-    document.addEventListener("keydown", event => window.fromNotebook.push(event.key));
-}"""
-Open = Callable[..., "Page"]
 
 
 def view(points: int = 12, **changes: Any) -> dict[str, Any]:
@@ -55,41 +34,17 @@ def view(points: int = 12, **changes: Any) -> dict[str, Any]:
     return {"progress": 0.6, "numbers": {"step": f"{points} of 20", "MFU": "25.0%"}, "charts": charts, **changes}
 
 
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=BROWSER_ARGUMENTS)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def show(browser: Browser) -> Iterator[Open]:
-    pages: list[Page] = []
-    failed: list[str] = []
+    with widget_pages(browser, "dashboard", "dashboard") as open_page:
 
-    def show(
-        state: str = "running", shown: dict[str, Any] | None = None, message: str = "", title: str = "run"
-    ) -> Page:
-        page = browser.new_page(viewport={"width": 900, "height": 900})
-        pages.append(page)
-        page.set_default_timeout(20_000)
-        page.on("pageerror", lambda error: failed.append(str(error)))
-        page.set_content(
-            '<!doctype html><html lang="en"><head><title>run</title></head><body><main></main></body></html>'
-        )
-        traits = {"state": state, "message": message, "_title": title, "_states": STATES, "_shown": shown or view()}
-        source, css = ((VIZ / f"dashboard.{kind}").read_text(encoding="utf-8") for kind in ("js", "css"))
-        page.evaluate(MOUNT, [json.loads(json.dumps(traits)), source, css])
-        page.wait_for_selector("[data-testid=dashboard][data-ready=true]")
-        return page
+        def show(
+            state: str = "running", shown: dict[str, Any] | None = None, message: str = "", title: str = "run"
+        ) -> Page:
+            shown = shown or view()
+            return open_page({"state": state, "message": message, "_title": title, "_states": STATES, "_shown": shown})
 
-    yield show
-    for page in pages:
-        page.close()
-    assert not failed
+        yield show
 
 
 def test_the_button_asks_for_what_it_says(show: Open) -> None:

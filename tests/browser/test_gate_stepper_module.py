@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,8 @@ from dsv3_mini.config import ModelConfig
 from dsv3_mini.paths import repo_root
 from dsv3_mini.viz.gate_stepper import GateStepper
 
+from .widget_page import Open, widget_pages
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
@@ -22,31 +23,6 @@ pytestmark = pytest.mark.browser
 VIZ = repo_root() / "dsv3_mini" / "viz"
 SYNCED = ("step", "without", "_title", "_groups", "_ways", "_changes")
 HOSTILE = """<script>window.ran = 1</script><img src=x onerror="window.ran = 1">"""
-MOUNT = """async ([state, source, css, number]) => {
-    const style = document.createElement("style");
-    style.textContent = css;
-    document.head.append(style);
-    for (let i = 0; i < number; i++) {
-        const heard = {}, own = {...state};
-        const model = {
-            saved: {},
-            get: name => own[name],
-            set(name, value) { own[name] = value; for (const tell of heard[`change:${name}`] ?? []) tell(); },
-            save_changes() { this.saved = {step: own.step, without: own.without}; },
-            on: (name, tell) => (heard[name] ??= []).push(tell),
-            off: (name, tell) => { heard[name] = heard[name].filter(other => other !== tell); },
-            listeners: () => Object.values(heard).flat().length,
-        };
-        window.model ??= model;
-        // Each widget loads the module anew, as in a notebook.
-        const module = await import(URL.createObjectURL(new Blob([source], {type: "text/javascript"})));
-        const place = document.createElement("div");
-        document.querySelector("main").append(place);
-        window.end = module.default.render({model, el: place});
-    }
-    window.fromNotebook = [];
-    document.addEventListener("keydown", event => window.fromNotebook.push(event.key));
-}"""
 
 
 def stepper(**traits: Any) -> GateStepper:
@@ -55,33 +31,15 @@ def stepper(**traits: Any) -> GateStepper:
     return GateStepper(scores, bias, ModelConfig.preset("nano"), **traits)
 
 
-Open = Callable[..., "Page"]
-
-
 @pytest.fixture
 def show(browser: Browser) -> Iterator[Open]:
-    pages: list[Page] = []
-    failed: list[str] = []
+    with widget_pages(browser, "gate_stepper", "gate-stepper") as open_page:
 
-    def show(number: int = 1, **traits: Any) -> Page:
-        page = browser.new_page(viewport={"width": 900, "height": 900})
-        pages.append(page)
-        page.set_default_timeout(20_000)
-        page.on("pageerror", lambda error: failed.append(str(error)))
-        page.set_content(
-            '<!doctype html><html lang="en"><head><title>gate</title></head><body><main></main></body></html>'
-        )
-        values = stepper(**traits).get_state()
-        state = json.loads(json.dumps({name: values[name] for name in SYNCED}))
-        source, css = ((VIZ / f"gate_stepper.{kind}").read_text(encoding="utf-8") for kind in ("js", "css"))
-        page.evaluate(MOUNT, [state, source, css, number])
-        page.wait_for_selector("[data-testid=gate-stepper][data-ready=true]")
-        return page
+        def show(number: int = 1, **traits: Any) -> Page:
+            values = stepper(**traits).get_state()
+            return open_page({name: values[name] for name in SYNCED}, number=number)
 
-    yield show
-    for page in pages:
-        page.close()
-    assert not failed
+        yield show
 
 
 def experts(page: Page, selector: str) -> list[int]:

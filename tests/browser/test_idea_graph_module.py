@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,9 @@ import pytest
 from dsv3_mini import course
 from dsv3_mini.course.idea_graph import load_idea_graph, needed_before
 from dsv3_mini.paths import data_dir
-from dsv3_mini.viz.idea_graph_widget import HERE, MAX_SCALE, IdeaGraph
+from dsv3_mini.viz.idea_graph_widget import MAX_SCALE, IdeaGraph
+
+from .widget_page import Open, widget_pages
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -25,33 +27,6 @@ PAGE = """<!doctype html><html lang="en"><head><title>graph</title></head>
 SYNCED = ("face", "selected", "selected_link", "needed_for", "view", "states", "_faces", "_folders")
 HOSTILE = """<script>window.ran = 1</script>"'`&<img src=x onerror="window.ran = 1">\u202eright\u200fto left\u202c"""
 
-# A model as the module sees it, and the module as anywidget loads it. `model.saved` is what Python would have heard.
-MOUNT = """async ([state, source, css]) => {
-    const style = document.createElement("style");
-    style.textContent = css;
-    document.head.append(style);
-    const heard = {};
-    const changed = new Set();
-    window.model = {
-        saved: {},
-        get: name => state[name],
-        set(name, value) {
-            if (JSON.stringify(state[name]) === JSON.stringify(value)) return;
-            state[name] = value;
-            changed.add(name);
-            for (const tell of [...(heard[`change:${name}`] ?? [])]) tell();
-        },
-        save_changes() { for (const name of changed) this.saved[name] = state[name]; changed.clear(); },
-        on: (name, tell) => (heard[name] ??= []).push(tell),
-        off: (name, tell) => { heard[name] = heard[name].filter(other => other !== tell); },
-        listeners: () => Object.values(heard).flat().length,
-    };
-    window.fromNotebook = [];
-    document.addEventListener("keydown", event => window.fromNotebook.push(event.key));
-    const module = await import(URL.createObjectURL(new Blob([source], {type: "text/javascript"})));
-    window.end = module.default.render({model: window.model, el: document.querySelector("main")});
-}"""
-
 
 @pytest.fixture
 def state(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -62,31 +37,16 @@ def state(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {name: json.loads(json.dumps(state[name])) for name in SYNCED}
 
 
-Open = Callable[..., "Page"]
-
-
 @pytest.fixture
 def show(browser: Browser, state: dict[str, Any]) -> Iterator[Open]:
     """Opens a page with the graph in it; traits given by name. At the end no script may have failed."""
-    pages: list[Page] = []
-    failed: list[str] = []
 
-    def show(width: int = 1300, **traits: Any) -> Page:
-        page = browser.new_page(viewport={"width": width, "height": 900})
-        pages.append(page)
-        page.set_default_timeout(20_000)
-        page.on("pageerror", lambda error: failed.append(str(error)))
+    def prepare(page: Page) -> None:
         page.route("**/*", lambda route: route.fulfill(content_type="text/html", body=PAGE))
         page.goto(ADDRESS)
-        source, css = ((HERE / f"idea_graph.{kind}").read_text(encoding="utf-8") for kind in ("js", "css"))
-        page.evaluate(MOUNT, [{**state, **traits}, source, css])
-        page.wait_for_selector("[data-testid=idea-graph][data-ready=true]")
-        return page
 
-    yield show
-    for page in pages:
-        page.close()
-    assert not failed
+    with widget_pages(browser, "idea_graph", "idea-graph") as open_page:
+        yield lambda width=1300, **traits: open_page({**state, **traits}, width, prepare=prepare)
 
 
 def node(page: Page, name: str) -> Locator:

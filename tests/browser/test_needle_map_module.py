@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +11,8 @@ from dsv3_mini.paths import repo_root
 from dsv3_mini.train.documents import Document
 from dsv3_mini.train.tokenizer import Tokenizer
 from dsv3_mini.viz.needle_map import NeedleMap
+
+from .widget_page import Open, widget_pages
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -24,56 +25,22 @@ HOSTILE = """<script>window.ran = 1</script><img src=x onerror="window.ran = 1">
 CODE = "".join(f"def f_{n}(x):\n    return '{HOSTILE}' + {n}\n\n\n" for n in range(100))
 FOUND = [[1.0, 0.5, 0.0], [0.9, 0.4, 0.1]]
 MAP = {"lengths": [64, 128, 256], "depths": [0.0, 1.0], "count": 2, "found": FOUND, "digits": FOUND}
-MOUNT = """async ([state, source, css]) => {
-    const style = document.createElement("style");
-    style.textContent = css;
-    document.head.append(style);
-    const heard = {};
-    window.model = {
-        saved: 0,
-        get: name => state[name],
-        set(name, value) { state[name] = value; for (const tell of heard[`change:${name}`] ?? []) tell(); },
-        save_changes() { this.saved++; },
-        on: (name, tell) => (heard[name] ??= []).push(tell),
-        off: (name, tell) => { heard[name] = heard[name].filter(other => other !== tell); },
-        listeners: () => Object.values(heard).flat().length,
-    };
-    const module = await import(URL.createObjectURL(new Blob([source], {type: "text/javascript"})));
-    window.end = module.default.render({model, el: document.querySelector("main")});
-    window.fromNotebook = [];
-    document.addEventListener("keydown", event => window.fromNotebook.push(event.key));
-}"""
 
 
 @pytest.fixture
-def show(browser: Browser) -> Iterator[Callable[..., Page]]:
-    pages: list[Page] = []
-    failed: list[str] = []
+def show(browser: Browser) -> Iterator[Open]:
+    with widget_pages(browser, "needle_map", "needle-map", height=700) as open_page:
 
-    def show(**traits: Any) -> Page:
-        page = browser.new_page(viewport={"width": 900, "height": 700})
-        pages.append(page)
-        page.set_default_timeout(20_000)
-        page.on("pageerror", lambda error: failed.append(str(error)))
-        page.set_content(
-            '<!doctype html><html lang="en"><head><title>map</title></head><body><main></main></body></html>'
-        )
-        widget = NeedleMap({"before": MAP, HOSTILE: MAP}, {}, Tokenizer.train([CODE], 300),
-                           [Document("code", "f.py", CODE)], trained=128, **traits)  # fmt: skip
-        values = widget.get_state()
-        state = json.loads(json.dumps({name: values[name] for name in SYNCED}))
-        source, css = ((VIZ / f"needle_map.{kind}").read_text(encoding="utf-8") for kind in ("js", "css"))
-        page.evaluate(MOUNT, [state, source, css])
-        page.wait_for_selector("[data-testid=needle-map][data-ready=true]")
-        return page
+        def show(**traits: Any) -> Page:
+            widget = NeedleMap({"before": MAP, HOSTILE: MAP}, {}, Tokenizer.train([CODE], 300),
+                               [Document("code", "f.py", CODE)], trained=128, **traits)  # fmt: skip
+            values = widget.get_state()
+            return open_page({name: values[name] for name in SYNCED})
 
-    yield show
-    for page in pages:
-        page.close()
-    assert not failed
+        yield show
 
 
-def test_cells_carry_their_share_and_a_click_chooses(show: Callable[..., Page]) -> None:
+def test_cells_carry_their_share_and_a_click_chooses(show: Open) -> None:
     page = show()
     assert page.locator("button[data-cell]").all_inner_texts() == ["100", "50", "0", "90", "40", "10"]
     page.locator("button[data-cell='1,2']").click()
@@ -84,7 +51,7 @@ def test_cells_carry_their_share_and_a_click_chooses(show: Callable[..., Page]) 
     assert page.locator("th.nm-beyond").all_inner_texts() == ["256"]  # the first length beyond training
 
 
-def test_arrow_keys_walk_and_stay_within_and_reach_no_notebook(show: Callable[..., Page]) -> None:
+def test_arrow_keys_walk_and_stay_within_and_reach_no_notebook(show: Open) -> None:
     page = show()
     page.locator("button[data-cell='0,0']").focus()
     for key, cell in (("ArrowRight", "0,1"), ("ArrowDown", "1,1"), ("ArrowDown", "1,1"), ("ArrowLeft", "1,0"),
@@ -95,7 +62,7 @@ def test_arrow_keys_walk_and_stay_within_and_reach_no_notebook(show: Callable[..
     assert page.evaluate("window.fromNotebook") == []
 
 
-def test_the_text_is_shown_as_text_and_what_was_written_is_marked_in_words(show: Callable[..., Page]) -> None:
+def test_the_text_is_shown_as_text_and_what_was_written_is_marked_in_words(show: Open) -> None:
     page = show(line=1, column=2)
     assert HOSTILE[:20] in page.get_by_test_id("needle-text").inner_text()
     assert page.evaluate("window.ran") is None
@@ -105,7 +72,7 @@ def test_the_text_is_shown_as_text_and_what_was_written_is_marked_in_words(show:
         assert f"the model writes {written}: {word}." in page.get_by_test_id("needle-head").inner_text()
 
 
-def test_another_map_is_chosen_and_the_end_leaves_no_listener(show: Callable[..., Page]) -> None:
+def test_another_map_is_chosen_and_the_end_leaves_no_listener(show: Open) -> None:
     page = show()
     page.get_by_test_id("needle-choice").select_option(HOSTILE)
     assert page.evaluate("model.get('chosen')") == HOSTILE

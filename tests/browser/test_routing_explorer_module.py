@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,8 @@ import pytest
 
 from dsv3_mini.paths import repo_root
 from dsv3_mini.viz.routing_view import ALLOWED, CHOSEN, NEXT, SHUT_OUT
+
+from .widget_page import Open, widget_pages
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -23,39 +25,6 @@ LAYERS, EXPERTS, GROUPS, TOP_K = [1, 2, 3], 16, 4, 4
 HOSTILE = """<script>window.ran = 1</script><img src=x onerror="window.ran = 1">"""
 PAGE = """<!doctype html><html lang="en"><head><title>routing</title></head><body><main></main></body></html>"""
 
-# A model as the module sees it, and the module as anywidget loads it. `model.saved` is what Python would have heard.
-MOUNT = """async ([state, source, css]) => {
-    const style = document.createElement("style");
-    style.textContent = css;
-    document.head.append(style);
-    const decode = value => value?.bytes === undefined ? value
-        : new DataView(Uint8Array.from(atob(value.bytes), char => char.charCodeAt(0)).buffer);
-    for (const name of Object.keys(state)) state[name] = decode(state[name]);
-    const heard = {};
-    window.model = {
-        saved: {},
-        changed: new Set(),
-        get: name => state[name],
-        set(name, value) {
-            if (state[name] === value) return;
-            state[name] = value;
-            this.changed.add(name);
-            for (const tell of [...(heard[`change:${name}`] ?? [])]) tell();
-        },
-        save_changes() { for (const name of this.changed) this.saved[name] = state[name]; this.changed.clear(); },
-        from_python(values) {
-            for (const [name, value] of Object.entries(values)) state[name] = decode(value);
-            for (const name of Object.keys(values)) for (const tell of [...(heard[`change:${name}`] ?? [])]) tell();
-        },
-        on: (name, tell) => (heard[name] ??= []).push(tell),
-        off: (name, tell) => { heard[name] = heard[name].filter(other => other !== tell); },
-        listeners: () => Object.values(heard).flat().length,
-    };
-    window.fromNotebook = [];
-    document.addEventListener("keydown", event => window.fromNotebook.push(event.key));
-    const module = await import(URL.createObjectURL(new Blob([source], {type: "text/javascript"})));
-    window.end = module.default.render({model: window.model, el: document.querySelector("main")});
-}"""
 
 # Sum of the alpha of a drawing, and a number that changes with any pixel.
 PIXELS = """testid => {
@@ -135,30 +104,11 @@ def state_of(tokens: list[str] = TOKENS, *, run: bool = False, experts: int = EX
     return {**first, **state, **traits}
 
 
-Open = Callable[..., "Page"]
-
-
 @pytest.fixture
 def show(browser: Browser) -> Iterator[Open]:
     """Opens a page with the explorer in it. At the end no script may have failed."""
-    pages: list[Page] = []
-    failed: list[str] = []
-
-    def show(state: dict[str, Any], width: int = 900) -> Page:
-        page = browser.new_page(viewport={"width": width, "height": 1100})
-        pages.append(page)
-        page.set_default_timeout(20_000)
-        page.on("pageerror", lambda error: failed.append(str(error)))
-        page.set_content(PAGE)
-        source, css = ((VIZ / f"routing_explorer.{kind}").read_text(encoding="utf-8") for kind in ("js", "css"))
-        page.evaluate(MOUNT, [state, source, css])
-        page.wait_for_selector("[data-testid=routing-explorer][data-ready=true]")
-        return page
-
-    yield show
-    for page in pages:
-        page.close()
-    assert not failed
+    with widget_pages(browser, "routing_explorer", "routing-explorer", height=1100) as open_page:
+        yield lambda state, width=900: open_page(state, width, prepare=lambda page: page.set_content(PAGE))
 
 
 def words(page: Page, testid: str) -> str:

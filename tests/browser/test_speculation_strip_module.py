@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,8 @@ import pytest
 from dsv3_mini.paths import repo_root
 from dsv3_mini.viz.speculation_view import KINDS
 
+from .widget_page import Open, widget_pages
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
@@ -19,26 +20,6 @@ pytestmark = pytest.mark.browser
 
 VIZ = repo_root() / "dsv3_mini" / "viz"
 HOSTILE = """<script>window.ran = 1</script><img src=x onerror="window.ran = 1">"""
-MOUNT = """async ([state, source, css]) => {
-    const style = document.createElement("style");
-    style.textContent = css;
-    document.head.append(style);
-    const heard = {};
-    window.model = {
-        saved: {},
-        get: name => state[name],
-        set(name, value) { state[name] = value; for (const tell of heard[`change:${name}`] ?? []) tell(); },
-        save_changes() { this.saved = {step: state.step, prompt: state.prompt, depth: state.depth}; },
-        on: (name, tell) => (heard[name] ??= []).push(tell),
-        off: (name, tell) => { heard[name] = heard[name].filter(other => other !== tell); },
-        listeners: () => Object.values(heard).flat().length,
-    };
-    const module = await import(URL.createObjectURL(new Blob([source], {type: "text/javascript"})));
-    window.end = module.default.render({model: window.model, el: document.querySelector("main")});
-    window.fromNotebook = [];
-    document.addEventListener("keydown", event => window.fromNotebook.push(event.key));
-}"""
-Open = Callable[..., "Page"]
 
 
 def steps_of(*rounds: list[tuple[str, str]], prompt: str = "x = ") -> list[dict[str, Any]]:
@@ -62,28 +43,13 @@ ROUNDS = (
 
 @pytest.fixture
 def show(browser: Browser) -> Iterator[Open]:
-    pages: list[Page] = []
-    failed: list[str] = []
+    with widget_pages(browser, "speculation_strip", "strip") as open_page:
 
-    def show(**changes: Any) -> Page:
-        page = browser.new_page(viewport={"width": 900, "height": 900})
-        pages.append(page)
-        page.set_default_timeout(20_000)
-        page.on("pageerror", lambda error: failed.append(str(error)))
-        page.set_content(
-            '<!doctype html><html lang="en"><head><title>x</title></head><body><main></main></body></html>'
-        )
-        state = {"prompt": "x = ", "depth": 2, "step": 0, "message": "", "_kinds": KINDS, "_depths": [1, 2, 3, 4]}
-        state |= {"_steps": steps_of(*ROUNDS), "_words": "All in one sentence.", **changes}
-        source, css = ((VIZ / f"speculation_strip.{kind}").read_text(encoding="utf-8") for kind in ("js", "css"))
-        page.evaluate(MOUNT, [json.loads(json.dumps(state)), source, css])
-        page.wait_for_selector("[data-testid=strip][data-ready=true]")
-        return page
+        def show(**changes: Any) -> Page:
+            state = {"prompt": "x = ", "depth": 2, "step": 0, "message": "", "_kinds": KINDS, "_depths": [1, 2, 3, 4]}
+            return open_page(state | {"_steps": steps_of(*ROUNDS), "_words": "All in one sentence.", **changes})
 
-    yield show
-    for page in pages:
-        page.close()
-    assert not failed
+        yield show
 
 
 def seen(page: Page) -> list[str]:
