@@ -1,4 +1,4 @@
-"""What a DeepSeek-V3 is made of: `ModelConfig` and its presets (report §4.2, "Model Hyper-Parameters").
+"""What a DeepSeek-V3 is made of: `ModelConfig` (report §4.2, "Model Hyper-Parameters").
 
 Fields carry the names of the released `config.json`, so that a config can be compared with the original line
 by line. A config is frozen, and checked once, when it is made: whoever holds one holds one that can be built.
@@ -14,41 +14,8 @@ from typing import Any
 
 from dsv3_mini.checks import is_count, is_number, require
 from dsv3_mini.errors import InputError
-
-
-@dataclass(frozen=True)
-class YarnConfig:
-    """YaRN context extension of the rotary positions (§4.3). Present in a config means switched on.
-
-    The released code switches YaRN on by how long a buffer somebody allocates (D12); here it is
-    an explicit choice. Defaults are the report's: s = 40, alpha = 1, beta = 32, sqrt(t) = 0.1 ln s + 1.
-    """
-
-    factor: float = 40.0  # s: the context becomes this many times longer
-    original_max_position_embeddings: int = 4096  # the length the model was pre-trained with
-    beta_fast: float = 32.0  # pairs that turn more often than this within the original length stay as they are
-    beta_slow: float = 1.0  # pairs that turn less often than this are slowed down by the whole factor
-    mscale: float = 1.0  # with mscale_all_dim: cos and sin are multiplied by the ratio of the two (1 in V3)
-    mscale_all_dim: float = 1.0  # the softmax scale is multiplied by (0.1 * mscale_all_dim * ln s + 1)^2
-
-    def __post_init__(self) -> None:
-        for name in ("factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"):
-            require(is_number(getattr(self, name)), f"rope_scaling.{name}", getattr(self, name), "a finite number")
-        require(self.factor >= 1, "rope_scaling.factor", self.factor, "at least 1")
-        require(
-            is_count(self.original_max_position_embeddings),
-            "rope_scaling.original_max_position_embeddings",
-            self.original_max_position_embeddings,
-            "a whole number of at least 1",
-        )
-        require(
-            self.beta_fast >= self.beta_slow > 0,
-            "rope_scaling.beta_fast and beta_slow",
-            (self.beta_fast, self.beta_slow),
-            "beta_fast >= beta_slow > 0",
-        )
-        for name in ("mscale", "mscale_all_dim"):
-            require(getattr(self, name) >= 0, f"rope_scaling.{name}", getattr(self, name), "at least 0")
+from dsv3_mini.presets import PRESETS as PRESETS  # both: `config` is where people look for them
+from dsv3_mini.yarn_config import YarnConfig as YarnConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,43 +241,3 @@ class ModelConfig:
         if unknown:
             raise InputError(f"ModelConfig has no field {unknown[0]!r}")
         return dataclasses.replace(self, **changes)
-
-
-# Every part of V3 is in every preset; only the sizes differ. What stays in proportion with the original: the dense
-# FFN is exactly as wide as the experts a token uses (K_r + N_s), two experts per kept group (K_r / M = 2), half of
-# the groups kept, d_h^R = d_h / 2, and an MTP module that is one more MoE block.
-PRESETS: dict[str, dict[str, Any]] = {
-    # Trains in minutes on two CPU cores.
-    "nano": dict(
-        vocab_size=4096, hidden_size=160, num_hidden_layers=3, first_k_dense_replace=1, intermediate_size=400,
-        num_attention_heads=4, q_lora_rank=80, kv_lora_rank=48,
-        qk_nope_head_dim=32, qk_rope_head_dim=16, v_head_dim=32,
-        n_routed_experts=16, num_experts_per_tok=4, moe_intermediate_size=80, n_group=4, topk_group=2,
-        routed_scaling_factor=2.5, max_position_embeddings=4096,
-    ),
-    # An hour or two on one CPU core. Deep and narrow, so that one MTP module is a small part of a decoding step.
-    "mini": dict(
-        vocab_size=4096, hidden_size=192, num_hidden_layers=16, first_k_dense_replace=1, intermediate_size=320,
-        num_attention_heads=6, q_lora_rank=96, kv_lora_rank=64,
-        qk_nope_head_dim=32, qk_rope_head_dim=16, v_head_dim=32,
-        n_routed_experts=24, num_experts_per_tok=4, moe_intermediate_size=64, n_group=4, topk_group=2,
-        routed_scaling_factor=2.5, max_position_embeddings=4096,
-    ),
-    # A serious run on one GPU.
-    "small": dict(
-        vocab_size=32768, hidden_size=1024, num_hidden_layers=12, first_k_dense_replace=1, intermediate_size=2304,
-        num_attention_heads=16, q_lora_rank=512, kv_lora_rank=256,
-        qk_nope_head_dim=64, qk_rope_head_dim=32, v_head_dim=64,
-        n_routed_experts=64, num_experts_per_tok=8, moe_intermediate_size=256, n_group=8, topk_group=4,
-        routed_scaling_factor=2.5, max_position_embeddings=4096,
-    ),
-    # The real one (§4.2 and the released config): built on the meta device, to count and to name.
-    "v3-671b": dict(
-        vocab_size=129280, hidden_size=7168, num_hidden_layers=61, first_k_dense_replace=3, intermediate_size=18432,
-        num_attention_heads=128, q_lora_rank=1536, kv_lora_rank=512,
-        qk_nope_head_dim=128, qk_rope_head_dim=64, v_head_dim=128,
-        n_routed_experts=256, num_experts_per_tok=8, moe_intermediate_size=2048, n_group=8, topk_group=4,
-        routed_scaling_factor=2.5, max_position_embeddings=163840, rope_scaling=YarnConfig(),
-        initializer_range=0.006, bos_token_id=0, eos_token_id=1,
-    ),
-}  # fmt: skip

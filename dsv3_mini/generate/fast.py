@@ -45,8 +45,8 @@ class FastModel:
         """merge: W^UK and W^UV multiplied into their neighbours; None: where that does not make them much larger."""
         self.cfg, self.decoder, self.head = model.cfg, model.model, model.lm_head
         self.layers = [FastLayer(layer, merge) for layer in model.main_layers]
-        self.drafts = [FastLayer(module, merge) for module in model.mtp_modules]
-        self.modules = model.mtp_modules
+        self.module = next(iter(model.mtp_modules), None)  # the first MTP module: drafts are chained from it
+        self.draft_layer = None if self.module is None else FastLayer(self.module, merge)
         self.turns = Turns(model.model.rotary, model.lm_head.weight.device)
 
     @torch.inference_mode()
@@ -55,11 +55,11 @@ class FastModel:
         return self.decoder.norm(self._through(self.layers, self.decoder.embed_tokens(tokens), cache))
 
     @torch.inference_mode()
-    def draft_states(self, tokens: Tensor, previous: Tensor, cache: LatentCache, depth: int = 0) -> Tensor:
-        """MTP module `depth` on the tokens t_{i+1} and the states h_i, [B, T] and [B, T, D] -> [B, T, D], normed."""
-        module = self.modules[depth]
-        x = module.join(self.decoder.embed_tokens(tokens), previous)
-        return module.shared_head.norm(self._through([self.drafts[depth]], x, cache))
+    def draft_states(self, tokens: Tensor, previous: Tensor, cache: LatentCache) -> Tensor:
+        """The first MTP module on tokens t_{i+1} and states h_i, [B, T] and [B, T, D] -> [B, T, D], normed."""
+        assert self.module is not None and self.draft_layer is not None
+        x = self.module.join(self.decoder.embed_tokens(tokens), previous)
+        return self.module.shared_head.norm(self._through([self.draft_layer], x, cache))
 
     def _through(self, layers: list[FastLayer], x: Tensor, cache: LatentCache) -> Tensor:
         batch, new, width = x.shape

@@ -113,13 +113,18 @@ def costs(model: DeepSeekV3, context: int = 200, times: int = 60) -> dict[str, A
 def lossless(model: DeepSeekV3, tokenizer: Tokenizer) -> dict[str, Any]:
     """How many of 100 texts of 256 tokens are the same token for token with two drafts, in fp32 and in fp64."""
     count, new = LOSSLESS
-    prompts = [p for domain in DOMAINS for p in prompts_of(tokenizer, domain, -(-count // 3))][:count]
+    prompts = heldout_prompts(tokenizer, count)
     same = {}
     for name, dtype in {"fp64": torch.float64, "fp32": torch.float32}.items():
         model.to(dtype)
         pairs = zip(generate(model, prompts, new), generate(model, prompts, new, speculative=2), strict=True)
         same[name] = sum(plain == drafted for plain, drafted in pairs)
     return {"texts": count, "new_tokens": new, "depth": 2, "same": same}
+
+
+def heldout_prompts(tokenizer: Tokenizer, count: int) -> list[list[int]]:
+    """Prompts of all domains."""
+    return [prompt for domain in DOMAINS for prompt in prompts_of(tokenizer, domain, -(-count // 3))][:count]
 
 
 def prompts_of(tokenizer: Tokenizer, domain: str, count: int) -> list[list[int]]:
